@@ -1,0 +1,1 @@
+"""Training: data sets, models, the loop and the metrics; needs the extra ``[train]``."""
