@@ -6,8 +6,8 @@
 >>> caption.confidence > 0
 True
 
-The names below are loaded when they are first used: `import kiloword` alone imports neither numpy nor onnxruntime,
-which keeps `kiloword --help` and a program that only may need a caption quick to start.
+The names below are loaded when they are first used: `import kiloword` alone imports neither numpy nor
+onnxruntime, which keeps `kiloword --help` and a program that only may need a caption quick to start.
 """
 
 from __future__ import annotations

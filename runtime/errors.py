@@ -10,8 +10,8 @@
     │   └── ParityError           the exported graphs do not compute what torch computes
     └── MissingDependencyError    an optional package is not installed
 
-A message is one line and holds, where they are known, the path, what was expected, what was found and what helps.
-The command line turns any of them into that line and exit code 1.
+A message is one line and holds, where they are known, the path, what was expected, what was found and what
+helps. The command line turns any of them into that line and exit code 1.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class KilowordError(Exception):
         found: What was there instead.
         hint: What to do now, ideally a command that can be pasted.
 
-    >>> print(KilowordError("wrong size", path="a.onnx", expected="10 bytes", found="7 bytes", hint="copy it again"))
-    a.onnx: wrong size; expected 10 bytes, found 7 bytes. Try: copy it again
+    >>> print(KilowordError("wrong size", path="a.onnx", expected="10 B", found="7 B", hint="a new copy"))
+    a.onnx: wrong size; expected 10 B, found 7 B. Try: a new copy
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class ConfigError(KilowordError):
     """Settings that make no sense.
 
     Args:
-        problems: All that is wrong, one sentence each, so that a user repairs a recipe once and not five times.
+        problems: All that is wrong, one sentence each, so that a recipe is repaired once, not five times.
         path: The recipe or settings file, if there is one.
         hint: What to do now.
 
@@ -103,7 +103,7 @@ class ExportError(KilowordError):
 
 
 class ParityError(ExportError):
-    """The exported graphs compute something else than the model they were made from; no bundle was written."""
+    """The exported graphs compute something else than the model behind them; no bundle was written."""
 
 
 class MissingDependencyError(KilowordError):

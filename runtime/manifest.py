@@ -1,0 +1,297 @@
+"""What `bundle.json` says: the schema of a bundle, in one place.
+
+Everything is a frozen dataclass; `kiloword.runtime.schema` reads them and `check` looks for contradictions
+that types cannot express. docs/BUNDLE.md explains the format to people who write bundles with other programs.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+FORMAT_VERSION = 1
+
+Role = Literal[
+    "pixels", "token_ids", "beam_rows", "context", "cache", "recurrent", "logits", "cross_attention"
+]
+STATE_ROLES = ("cache", "recurrent")
+PAST_LENGTH_AXIS = "past_sequence_length"
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of a graph."""
+
+    name: str
+    """Its name in the ONNX file."""
+    role: Role
+    """What it is for; the runtime never guesses this from a name."""
+    dtype: str
+    """numpy's name of its element type, such as ``float32``."""
+    axes: tuple[int | str, ...]
+    """A fixed size, or the name of a size that varies, for each axis."""
+    feeds: str | None = None
+    """The decoder input that this output is handed to: at the start (encoder) or at the next step."""
+
+
+@dataclass(frozen=True)
+class GraphSpec:
+    """One ONNX file and what goes in and out of it."""
+
+    file: str
+    """File name inside the bundle."""
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def inputs_of(self, *roles: str) -> tuple[TensorSpec, ...]:
+        """The inputs that have one of these roles, in the graph's order."""
+        return tuple(tensor for tensor in self.inputs if tensor.role in roles)
+
+    def outputs_of(self, *roles: str) -> tuple[TensorSpec, ...]:
+        """The outputs that have one of these roles, in the graph's order."""
+        return tuple(tensor for tensor in self.outputs if tensor.role in roles)
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """How a picture becomes the pixels that the encoder takes."""
+
+    height: int
+    """Rows of the pixels that the encoder takes."""
+    width: int
+    """Columns of the pixels that the encoder takes."""
+    resize: Literal["stretch", "shortest_edge_center_crop"] = "stretch"
+    """``stretch`` to height x width, or scale the shortest edge and cut height x width from the middle."""
+    shortest_edge: int | None = None
+    """Length of the shortest edge before the cut; only for ``shortest_edge_center_crop``."""
+    resample: Literal["bicubic", "bilinear", "lanczos", "box"] = "bicubic"
+    """Pillow's filter of this name, which averages over the source area and so does not alias."""
+
+
+@dataclass(frozen=True)
+class TokenSpec:
+    """The token ids that generation needs to know."""
+
+    vocab_size: int
+    bos_token_id: int
+    eos_token_id: int
+    pad_token_id: int
+    prompt_token_ids: tuple[int, ...]
+    """What the decoder reads before it writes the first word; mostly beginning-of-sequence alone."""
+    suppressed_token_ids: tuple[int, ...] = ()
+    """Tokens that are never written, such as unknown, padding and beginning-of-sequence."""
+    max_sequence_length: int | None = None
+    """Most tokens, prompt included, that the decoder can read (its positions); null: no limit."""
+
+
+@dataclass(frozen=True)
+class GenerationSettings:
+    """How captions are searched for; a bundle holds defaults, every call may override them."""
+
+    num_beams: int = 1
+    """Hypotheses kept per image; 1 is greedy search."""
+    max_new_tokens: int = 20
+    """Most tokens in a caption, the end-of-sequence token included."""
+    length_penalty: float = 1.0
+    """A hypothesis scores sum of log-probabilities / length ** length_penalty; more favours longer ones."""
+    no_repeat_ngram_size: int = 0
+    """No sequence of this many tokens occurs twice in a caption; 0 allows all."""
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """What a file of the bundle must be."""
+
+    sha256: str
+    """Hexadecimal digest."""
+    bytes: int
+    """Size."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All that `bundle.json` says."""
+
+    name: str
+    precision: Literal["fp32", "fp16", "int8"]
+    architecture: Mapping[str, Any]
+    """``encoder`` and ``decoder`` name the kinds, more facts may follow; for people, it steers nothing."""
+    image: ImageSpec
+    tokens: TokenSpec
+    generation: GenerationSettings
+    encoder: GraphSpec
+    decoder: GraphSpec
+    files: Mapping[str, FileRecord]
+    """Every file of the bundle but `bundle.json` itself."""
+    provenance: Mapping[str, Any]
+    """Data, recipe, checkpoint hash, git commit, versions, licence."""
+    report: Mapping[str, Any]
+    """Measured quality and speed, fp32 beside it."""
+    format_version: int = FORMAT_VERSION
+
+
+def check(manifest: Manifest) -> list[str]:
+    """Look for contradictions inside a manifest.
+
+    Returns:
+        One sentence for each; empty when the manifest is consistent.
+    """
+    return [
+        *_check_image(manifest.image),
+        *_check_tokens(manifest.tokens),
+        *check_generation(manifest.generation, manifest.tokens, "generation"),
+        *_check_roles(manifest),
+        *_check_feeds(manifest),
+        *_check_files(manifest),
+    ]
+
+
+def check_generation(settings: GenerationSettings, tokens: TokenSpec, where: str = "") -> list[str]:
+    """Look for settings that cannot be searched with; shared by bundles and by the arguments of a call.
+
+    Args:
+        settings: The settings to check.
+        tokens: The vocabulary and the length that the decoder can read.
+        where: Prefix for the messages.
+    """
+    prefix = f"{where}." if where else ""
+    room = (
+        None
+        if tokens.max_sequence_length is None
+        else tokens.max_sequence_length - len(tokens.prompt_token_ids)
+    )
+    problems = []
+    if not 1 <= 2 * settings.num_beams <= tokens.vocab_size:
+        most = tokens.vocab_size // 2
+        problems.append(
+            f"{prefix}num_beams: expected 1 to {most}, half the vocabulary, found {settings.num_beams}"
+        )
+    if settings.max_new_tokens < 1:
+        problems.append(f"{prefix}max_new_tokens: expected 1 or more, found {settings.max_new_tokens}")
+    elif room is not None and settings.max_new_tokens > room + 1:
+        # One more than there is room for, because the last token that is written is never read again.
+        problems.append(
+            f"{prefix}max_new_tokens: expected {room + 1} or fewer, for the decoder reads at most "
+            f"{tokens.max_sequence_length} tokens with the prompt, found {settings.max_new_tokens}"
+        )
+    if settings.no_repeat_ngram_size < 0:
+        problems.append(
+            f"{prefix}no_repeat_ngram_size: expected 0 or more, found {settings.no_repeat_ngram_size}"
+        )
+    return problems
+
+
+def _check_image(image: ImageSpec) -> list[str]:
+    if image.height < 1 or image.width < 1:
+        return [f"image: expected a height and width of 1 or more, found {image.height} x {image.width}"]
+    if image.resize == "stretch":
+        return (
+            []
+            if image.shortest_edge is None
+            else ["image.shortest_edge has no meaning with resize 'stretch'"]
+        )
+    if image.shortest_edge is None or image.shortest_edge < max(image.height, image.width):
+        longest = max(image.height, image.width)
+        return [f"image.shortest_edge: expected {longest} or more to cut from, found {image.shortest_edge}"]
+    return []
+
+
+def _check_tokens(tokens: TokenSpec) -> list[str]:
+    named = {
+        "bos_token_id": [tokens.bos_token_id],
+        "eos_token_id": [tokens.eos_token_id],
+        "pad_token_id": [tokens.pad_token_id],
+        "prompt_token_ids": tokens.prompt_token_ids,
+        "suppressed_token_ids": tokens.suppressed_token_ids,
+    }
+    problems = [
+        f"tokens.{name}: expected ids below vocab_size {tokens.vocab_size}, found {token}"
+        for name, ids in named.items()
+        for token in ids
+        if not 0 <= token < tokens.vocab_size
+    ]
+    if not tokens.prompt_token_ids:
+        problems.append("tokens.prompt_token_ids: expected at least one token to start from")
+    if tokens.eos_token_id in tokens.suppressed_token_ids:
+        problems.append(
+            f"tokens.suppressed_token_ids holds eos_token_id {tokens.eos_token_id}: no caption could end"
+        )
+    return problems
+
+
+def _check_roles(manifest: Manifest) -> list[str]:
+    problems = []
+    for where, tensors, role in (
+        ("encoder.inputs", manifest.encoder.inputs, "pixels"),
+        ("decoder.inputs", manifest.decoder.inputs, "token_ids"),
+        ("decoder.inputs", manifest.decoder.inputs, "beam_rows"),
+        ("decoder.outputs", manifest.decoder.outputs, "logits"),
+    ):
+        count = sum(tensor.role == role for tensor in tensors)
+        if count != 1:
+            problems.append(f"{where}: expected one tensor with the role '{role}', found {count}")
+    allowed = {"token_ids", "beam_rows", "context", *STATE_ROLES}
+    problems += [
+        f"decoder.inputs: {tensor.name} has the role '{tensor.role}', which is no role of a decoder input"
+        for tensor in manifest.decoder.inputs
+        if tensor.role not in allowed
+    ]
+    for tensor in manifest.decoder.inputs_of(*STATE_ROLES):
+        unknown = [axis for axis in tensor.axes[1:] if isinstance(axis, str) and axis != PAST_LENGTH_AXIS]
+        if unknown:
+            problems.append(
+                f"decoder.inputs: {tensor.name}: expected fixed axes or {PAST_LENGTH_AXIS}, found {unknown}"
+            )
+    return problems
+
+
+def _check_feeds(manifest: Manifest) -> list[str]:
+    """Each context comes from the encoder, each state from the last step, and nothing feeds the void."""
+    inputs = {tensor.name: tensor for tensor in manifest.decoder.inputs_of("context", *STATE_ROLES)}
+    problems = []
+    for where, outputs in (("encoder", manifest.encoder.outputs), ("decoder", manifest.decoder.outputs)):
+        for tensor in outputs:
+            target = inputs.get(tensor.feeds or "")
+            if tensor.feeds is not None and target is None:
+                problems.append(
+                    f"{where}.outputs: {tensor.name} feeds '{tensor.feeds}', which is no decoder input"
+                )
+            elif target is not None and (target.dtype, target.role) != (tensor.dtype, tensor.role):
+                problems.append(
+                    f"{where}.outputs: {tensor.name} is {tensor.dtype} {tensor.role} "
+                    f"but feeds {target.dtype} {target.role}"
+                )
+    at_start, at_step = _fed(manifest.encoder.outputs), _fed(manifest.decoder.outputs)
+    for name, tensor in inputs.items():
+        source, count = (
+            ("encoder", at_start[name]) if tensor.role == "context" else ("decoder", at_step[name])
+        )
+        if count != 1:
+            problems.append(
+                f"decoder.inputs: {name}: expected one {source} output that feeds it, found {count}"
+            )
+    return problems
+
+
+def _fed(outputs: Iterable[TensorSpec]) -> Counter[str]:
+    return Counter(tensor.feeds for tensor in outputs if tensor.feeds is not None)
+
+
+def _check_files(manifest: Manifest) -> list[str]:
+    needed = (manifest.encoder.file, manifest.decoder.file, "tokenizer.json")
+    problems = [f"files does not list {name}" for name in needed if name not in manifest.files]
+    # A name must stay a name: this is what keeps a bundle from reading or hashing files outside its
+    # directory.
+    problems += [
+        f"files: expected plain file names, found {name!r}"
+        for name in (*manifest.files, manifest.encoder.file, manifest.decoder.file)
+        if not is_plain_name(name)
+    ]
+    return problems
+
+
+def is_plain_name(name: str) -> bool:
+    """True for the name of a file right inside the directory, on every system."""
+    return bool(name) and name not in (".", "..") and not any(character in name for character in "/\\:\0")
