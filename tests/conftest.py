@@ -1,0 +1,39 @@
+"""Fixtures that every test may use, and the rule for tests that need data which is not in the repository."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+DATA = Path(os.environ.get("KILOWORD_DATA", REPOSITORY.parent / "shared" / "data"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip the tests marked `realdata`, visibly, where the data sets are not at hand."""
+    if DATA.is_dir():
+        return
+    skip = pytest.mark.skip(reason="no data sets: set KILOWORD_DATA to a folder with flickr8k/ and coco/")
+    for item in items:
+        if "realdata" in item.keywords:
+            item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the checkout."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def photos(repository: Path) -> Path:
+    """The folder with the photos that ship with the repository."""
+    return repository / "examples" / "photos"
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder with flickr8k/, coco/ and encoders/; only for tests marked `realdata`."""
+    return DATA
