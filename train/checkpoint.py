@@ -1,0 +1,226 @@
+"""Checkpoints: a directory of safetensors and JSON, written whole or not at all. No pickle anywhere.
+
+A *model* directory (``model.safetensors``, ``checkpoint.json``, ``tokenizer.json``) is what export reads. A *resume* directory
+holds beside it the optimizer and the plain weights, and lets a killed run go on exactly as if it had not been.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from kiloword.runtime.errors import ConfigError, KilowordError
+from kiloword.train.models.captioner import CaptionModel
+from kiloword.train.models.decoder import DecoderConfig
+from kiloword.train.models.vit import VitConfig
+from kiloword.train.recipe import Recipe, recipe_from_table
+
+FORMAT_VERSION = 1
+MODEL_FILE, FACTS_FILE, TOKENIZER_FILE = "model.safetensors", "checkpoint.json", "tokenizer.json"
+
+
+class CheckpointError(KilowordError):
+    """A directory that should be a checkpoint is not one, or is damaged."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained model and all that is known of it."""
+
+    model: CaptionModel
+    """In evaluation mode, on the CPU, float32."""
+    tokenizer: Tokenizer
+    recipe: Recipe
+    training: Mapping[str, Any]
+    """What the run knew when this was written: passes, validation scores, data, versions."""
+    digest: str
+    """sha256 of the weights' file."""
+
+
+def build_model(recipe: Recipe, vocab_size: int) -> CaptionModel:
+    """A captioner with fresh weights, as the recipe describes it."""
+    encoder = VitConfig(
+        image_size=recipe.encoder.image_size,
+        patch_size=recipe.encoder.patch_size,
+        width=recipe.encoder.width,
+        depth=recipe.encoder.depth,
+        heads=recipe.encoder.heads,
+        drop_path=recipe.encoder.drop_path,
+        pixel_mean=recipe.encoder.pixel_mean,
+        pixel_std=recipe.encoder.pixel_std,
+    )
+    decoder = DecoderConfig(
+        vocab_size=vocab_size,
+        image_width=recipe.encoder.width,
+        width=recipe.decoder.width,
+        depth=recipe.decoder.depth,
+        heads=recipe.decoder.heads,
+        max_length=recipe.decoder.max_length,
+        dropout=recipe.decoder.dropout,
+    )
+    return CaptionModel(encoder, decoder)
+
+
+def load_encoder_weights(model: CaptionModel, path: Path) -> None:
+    """Starts the encoder from weights named as in timm; a classification head is left out.
+
+    Raises:
+        ConfigError: the file is no safetensors file, or its tensors are not those of this encoder.
+    """
+    try:
+        weights = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ConfigError([f"encoder.weights: not a safetensors file: {error}"], path=path) from error
+    weights = {name: tensor for name, tensor in weights.items() if not name.startswith("head.")}
+    wanted = model.encoder.state_dict()
+    problems = [f"lacks {name}" for name in wanted.keys() - weights.keys()]
+    problems += [f"has {name}, which this encoder does not" for name in weights.keys() - wanted.keys()]
+    problems += [
+        f"{name}: expected shape {tuple(wanted[name].shape)}, found {tuple(weights[name].shape)}"
+        for name in wanted.keys() & weights.keys()
+        if wanted[name].shape != weights[name].shape
+    ]
+    if problems:
+        raise ConfigError(sorted(problems), path=path, hint="a recipe whose [encoder] has the sizes of these weights")
+    model.encoder.load_state_dict(weights)
+
+
+def save_model(
+    directory: Path, weights: Mapping[str, Tensor], tokenizer: Tokenizer, recipe: Recipe, training: Mapping[str, Any],
+    *, half: bool = False,
+) -> None:
+    """Writes a model directory in place of an older one; a reader sees either the old or the new, whole.
+
+    Args:
+        directory: where.
+        weights: the model's state.
+        tokenizer: trained on the captions.
+        recipe: all choices of the run.
+        training: facts for the record, plain JSON values.
+        half: store float16, half the bytes; the weights are float32 again when loaded.
+    """
+    partial = _fresh_sibling(directory)
+    stored = {name: tensor.half() if half else tensor for name, tensor in weights.items()}
+    save_file({name: tensor.contiguous().cpu() for name, tensor in stored.items()}, partial / MODEL_FILE)
+    tokenizer.save(str(partial / TOKENIZER_FILE))
+    facts = {"format_version": FORMAT_VERSION, "recipe": recipe.as_table(), "training": dict(training)}
+    (partial / FACTS_FILE).write_text(json.dumps(facts, indent=1, ensure_ascii=False), encoding="utf-8")
+    replace_directory(partial, directory)
+
+
+def load_checkpoint(directory: str | Path) -> Checkpoint:
+    """Reads a model directory.
+
+    Raises:
+        CheckpointError: the directory is missing, is no checkpoint, or does not fit this release.
+    """
+    path = Path(directory)
+    facts = _read_facts(path)
+    try:
+        tokenizer = Tokenizer.from_file(str(path / TOKENIZER_FILE))
+        weights = load_file(path / MODEL_FILE)
+        recipe = recipe_from_table(facts["recipe"])
+    except Exception as error:  # tokenizers raises plain Exception for a bad file
+        if isinstance(error, MemoryError):
+            raise
+        raise CheckpointError(f"damaged checkpoint: {error}", path=path, hint="train again, or copy it again") from error
+    model = build_model(recipe, tokenizer.get_vocab_size())
+    _load_weights(model, {name: tensor.float() for name, tensor in weights.items()}, path)
+    digest = hashlib.sha256((path / MODEL_FILE).read_bytes()).hexdigest()
+    return Checkpoint(model.eval(), tokenizer, recipe, facts["training"], digest)
+
+
+def _read_facts(path: Path) -> dict[str, Any]:
+    hint = "kiloword train RECIPE.toml, or name a directory that holds checkpoint.json"
+    needed = (FACTS_FILE, MODEL_FILE, TOKENIZER_FILE)
+    missing = [name for name in needed if not (path / name).is_file()]
+    if missing:
+        raise CheckpointError("not a checkpoint", path=path, expected=", ".join(needed), found=f"no {missing[0]}", hint=hint)
+    try:
+        facts: dict[str, Any] = json.loads((path / FACTS_FILE).read_text(encoding="utf-8"))
+        version = facts["format_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"not a checkpoint: {error}", path=path / FACTS_FILE, hint=hint) from error
+    if version != FORMAT_VERSION:
+        raise CheckpointError(
+            "checkpoint of another version", path=path, expected=f"format_version {FORMAT_VERSION}",
+            found=repr(version), hint="pip install --upgrade kiloword",
+        )
+    return facts
+
+
+def _load_weights(model: CaptionModel, weights: dict[str, Tensor], path: Path) -> None:
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        first = str(error).splitlines()[1:2]
+        raise CheckpointError(f"weights do not fit the recipe:{''.join(first)}", path=path) from error
+
+
+def save_resume(directory: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    """Writes what a run needs to go on: tensors by name, and plain JSON values."""
+    partial = _fresh_sibling(directory)
+    save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, partial / "resume.safetensors")
+    (partial / "resume.json").write_text(json.dumps(state), encoding="utf-8")
+    replace_directory(partial, directory)
+
+
+def load_resume(directory: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """What ``save_resume`` wrote, or ``None`` when there is nothing."""
+    recover_directory(directory)
+    if not (directory / "resume.json").is_file():
+        return None
+    state: dict[str, Any] = json.loads((directory / "resume.json").read_text(encoding="utf-8"))
+    return load_file(directory / "resume.safetensors"), state
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimizer's state as named tensors, in the order of its parameters."""
+    state = optimizer.state_dict()["state"]
+    return {f"optimizer.{index}.{name}": value for index, item in state.items() for name, value in item.items()}
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Puts back what ``optimizer_tensors`` took."""
+    whole = optimizer.state_dict()
+    whole["state"] = {}
+    for key, value in tensors.items():
+        if key.startswith("optimizer."):
+            _, index, name = key.split(".", 2)
+            whole["state"].setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict(whole)
+
+
+def replace_directory(partial: Path, directory: Path) -> None:
+    """Puts a finished directory in the place of an older one; a kill in between is mended by ``recover_directory``."""
+    older = directory.with_name(directory.name + ".old")
+    shutil.rmtree(older, ignore_errors=True)
+    if directory.exists():
+        directory.rename(older)
+    partial.rename(directory)
+    shutil.rmtree(older, ignore_errors=True)
+
+
+def recover_directory(directory: Path) -> None:
+    """Brings the older directory back when a kill left none."""
+    older = directory.with_name(directory.name + ".old")
+    if not directory.exists() and older.exists():
+        older.rename(directory)
+
+
+def _fresh_sibling(directory: Path) -> Path:
+    partial = directory.with_name(directory.name + ".part")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    return partial

@@ -1,0 +1,105 @@
+"""All that a run learns from, loaded: records, tokenizer, token ids and decoded photos."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from kiloword.runtime.manifest import ImageSpec
+from kiloword.train.captions import EncodedCaptions, TokenIds, encode_captions
+from kiloword.train.datasets import CaptionRecord, load_records
+from kiloword.train.photos import Photos
+from kiloword.train.pictures import Progress
+from kiloword.train.recipe import DataRecipe, DataSet, Recipe
+from kiloword.train.tokenizers import BOS, EOS, PAD, TOKENIZER_TRAINERS, UNK
+from kiloword.train.validation import ValidationSet
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a run learns from and is judged by."""
+
+    photos: Photos
+    """The training photos."""
+    rows: NDArray[np.int64]
+    """Photos of one pass: a repeated one stands several times."""
+    captions: Sequence[EncodedCaptions]
+    """For each training photo."""
+    tokenizer: Tokenizer
+    ids: TokenIds
+    validation: Sequence[ValidationSet]
+    facts: dict[str, Any]
+    """For the record: how many photos and captions, what was left out."""
+
+
+def image_spec(recipe: Recipe) -> ImageSpec:
+    """How photos are brought to the encoder's size, in training and in the exported bundle alike."""
+    return ImageSpec(height=recipe.encoder.image_size, width=recipe.encoder.image_size)
+
+
+def load_material(recipe: Recipe, progress: Progress) -> Material:
+    """Reads the data sets of a recipe, trains the tokenizer and decodes all photos.
+
+    Raises:
+        ConfigError: a data set is missing or too much of it is bad.
+        ImageError: a photo cannot be read.
+    """
+    records: list[CaptionRecord] = []
+    rows: list[int] = []
+    problems: list[str] = []
+    for item in recipe.data.train:
+        found, faults = _load(item, recipe.data)
+        rows.extend(list(range(len(records), len(records) + len(found))) * item.repeat)
+        records.extend(found)
+        problems.extend(faults)
+    tokenizer = _train_tokenizer(recipe, records)
+    ids = TokenIds(*(tokenizer.token_to_id(token) for token in (PAD, BOS, EOS, UNK)))
+    captions = encode_captions(records, tokenizer, recipe.tokenizer.max_tokens)
+    photos = _photos(records, recipe, progress)
+    validation = [_validation_set(item, recipe, progress) for item in recipe.data.validation]
+    facts = {
+        "photos": len(records),
+        "captions": sum(len(record.captions) for record in records),
+        "vocabulary": tokenizer.get_vocab_size(),
+        "unusable": len(problems),
+    }
+    return Material(photos, np.asarray(rows), captions, tokenizer, ids, validation, facts)
+
+
+def _load(item: DataSet, data: DataRecipe) -> tuple[list[CaptionRecord], tuple[str, ...]]:
+    root = Path(data.root)
+    images = None if item.images is None else root / item.images
+    loaded = load_records(root / item.source, item.split, images=images, max_bad_fraction=data.max_bad_fraction)
+    for problem in loaded.problems:
+        logger.warning("left out: %s", problem)
+    records = list(loaded.records)
+    if item.limit is not None and item.limit < len(records):
+        records = [records[index] for index in np.linspace(0, len(records) - 1, item.limit).astype(int)]
+    return records, loaded.problems
+
+
+def _train_tokenizer(recipe: Recipe, records: Sequence[CaptionRecord]) -> Tokenizer:
+    settings = recipe.tokenizer
+    sentences = (caption for record in records for caption in record.captions)
+    trainer = TOKENIZER_TRAINERS[settings.kind]
+    return trainer(sentences, min_count=settings.min_count, vocab_size=settings.vocab_size)
+
+
+def _validation_set(item: DataSet, recipe: Recipe, progress: Progress) -> ValidationSet:
+    records, _ = _load(item, recipe.data)
+    name = Path(item.source).parent.name or Path(item.source).stem
+    return ValidationSet(Path(item.source).stem if item.split else name, records, _photos(records, recipe, progress))
+
+
+def _photos(records: Sequence[CaptionRecord], recipe: Recipe, progress: Progress) -> Photos:
+    files = [record.image for record in records]
+    return Photos.load(files, image_spec(recipe), Path(recipe.data.cache), progress)

@@ -1,0 +1,82 @@
+"""Multi-head attention, written once and used by every Transformer part of kiloword.
+
+Shape legend:
+    - B: batch, H: heads, Q: query positions, K: key positions, D: width of one head, W: model width (H * D)
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def attention_weights(query: Tensor, key: Tensor, mask: Tensor | None = None) -> Tensor:
+    """How much each query looks at each key: softmax(QK^T / sqrt(d)).
+
+    Args:
+        query: (B, H, Q, D) float.
+        key: (B, H, K, D) float.
+        mask: boolean, broadcastable to (B, H, Q, K); True where a query may look. ``None``: everywhere.
+
+    Returns:
+        (B, H, Q, K) float, each row sums to 1.
+
+    Source: Vaswani et al., "Attention Is All You Need", arXiv 1706.03762, equation 1.
+    """
+    scores = query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])
+    if mask is not None:
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    return scores.softmax(dim=-1)
+
+
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, dropout: float = 0.0
+) -> Tensor:
+    """softmax(QK^T / sqrt(d)) V: in the open when exported, by PyTorch's fused kernel otherwise.
+
+    Args:
+        query: (B, H, Q, D) float.
+        key: (B, H, K, D) float.
+        value: (B, H, K, D) float.
+        mask: boolean, broadcastable to (B, H, Q, K); True where a query may look.
+        dropout: probability that a weight is dropped; only while training.
+
+    Returns:
+        (B, H, Q, D) float.
+    """
+    if torch.compiler.is_exporting():
+        return attention_weights(query, key, mask) @ value
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+
+
+def split_heads(hidden: Tensor, heads: int) -> Tensor:
+    """(B, N, W) -> (B, H, N, W / H)."""
+    batch, positions, width = hidden.shape
+    return hidden.reshape(batch, positions, heads, width // heads).transpose(1, 2)
+
+
+def merge_heads(hidden: Tensor) -> Tensor:
+    """(B, H, N, D) -> (B, N, H * D)."""
+    batch, heads, positions, width = hidden.shape
+    return hidden.transpose(1, 2).reshape(batch, positions, heads * width)
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with an exact GELU between them, applied at each position.
+
+    The names ``fc1`` and ``fc2`` are those of timm, so that its weights load as they are.
+    """
+
+    def __init__(self, width: int, hidden_width: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden_width)
+        self.fc2 = nn.Linear(hidden_width, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(B, N, W) -> (B, N, W)."""
+        expanded: Tensor = self.dropout(F.gelu(self.fc1(hidden)))
+        return self.fc2(expanded)  # type: ignore[no-any-return]

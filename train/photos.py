@@ -1,0 +1,77 @@
+"""The photos of a run as the model takes them: pixels with fresh augmentation, or cached hidden states."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kiloword.runtime.manifest import ImageSpec
+from kiloword.train.features import Features, cache_features, is_mirrored
+from kiloword.train.models.vit import VisionTransformer
+from kiloword.train.pictures import Pixels, Progress, pack_photos, photos_key, random_views
+
+
+@dataclass(frozen=True)
+class Photos:
+    """Decoded photos, and where a stage has frozen blocks, what these blocks see."""
+
+    pixels: Pixels
+    """uint8 (photos, height, width, 3)."""
+    key: str
+    """Hash of the photos."""
+    block: int = 0
+    """Number of frozen blocks."""
+    hidden: Features | None = None
+    """float16 (views, photos, tokens, width), the state before ``block``."""
+
+    @classmethod
+    def load(cls, files: Sequence[Path], spec: ImageSpec, cache: Path, progress: Progress) -> Photos:
+        """Decodes the photos, or maps what an earlier run decoded."""
+        return cls(pack_photos(files, spec, cache, progress), photos_key(files, spec))
+
+    def frozen_at(
+        self, encoder: VisionTransformer, block: int, views: int, cache: Path, progress: Progress
+    ) -> Photos:
+        """The same photos, seen through ``block`` frozen blocks; unchanged when ``block`` is 0."""
+        if block == 0:
+            return Photos(self.pixels, self.key)
+        hidden = cache_features(encoder, self.pixels, self.key, block, views, cache, progress)
+        return Photos(self.pixels, self.key, block, hidden)
+
+    @property
+    def views(self) -> int:
+        """Views to choose from; with pixels, as they are and mirrored, each cropped anew every time."""
+        return 2 if self.hidden is None else len(self.hidden)
+
+    def features(self, encoder: VisionTransformer, rows: NDArray[np.int64], views: NDArray[np.int64]) -> Tensor:
+        """Features of some photos in training, with gradients where the encoder learns.
+
+        Args:
+            encoder: what learns, or its frozen state.
+            rows: (B,) which photos.
+            views: (B,) which view of each; odd ones are mirrored.
+
+        Returns:
+            (B, tokens, width) float, on the encoder's device.
+        """
+        device = encoder.pos_embed.device
+        if self.hidden is not None:
+            hidden = torch.from_numpy(self.hidden[views, rows])
+            return encoder.forward_from(hidden.to(device, torch.float32), self.block)
+        pixels = torch.from_numpy(self.pixels[rows])
+        mirror = torch.tensor([is_mirrored(int(view)) for view in views])
+        return encoder(random_views(pixels, torch.default_generator, mirror).to(device))  # type: ignore[no-any-return]
+
+    def plain_features(self, encoder: VisionTransformer, rows: slice) -> Tensor:
+        """Features of some photos as they are, for validation: (B, tokens, width) float."""
+        device = encoder.pos_embed.device
+        if self.hidden is not None:
+            hidden = torch.from_numpy(np.array(self.hidden[0, rows]))
+            return encoder.forward_from(hidden.to(device, torch.float32), self.block)
+        return encoder(torch.from_numpy(np.array(self.pixels[rows])).to(device))  # type: ignore[no-any-return]

@@ -1,0 +1,293 @@
+"""Training recipes: one TOML file holds every choice of a run, and all its mistakes are reported at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from kiloword.runtime.errors import ConfigError
+from kiloword.runtime.manifest import GenerationSettings
+from kiloword.runtime.schema import read_record
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """One captioned data set, in any layout that ``train.datasets`` reads."""
+
+    source: str
+    """Folder or annotation file, relative to ``data.root``."""
+    split: str | None = None
+    """Which split of it; leave out for all of it."""
+    images: str | None = None
+    """Folder of the photos, relative to ``data.root``; by default found beside the annotations."""
+    repeat: int = 1
+    """How often each of its photos is seen in one pass."""
+    limit: int | None = None
+    """Use only this many photos, evenly spread over the set."""
+
+
+@dataclass(frozen=True)
+class DataRecipe:
+    """What is learned from, and what the choice of the best checkpoint looks at."""
+
+    train: tuple[DataSet, ...]
+    validation: tuple[DataSet, ...]
+    root: str = "."
+    """Folder that the sources are relative to; itself relative to the current directory."""
+    max_bad_fraction: float = 0.05
+    """Largest share of captions that may be unusable before the run refuses to start."""
+    cache: str = "cache"
+    """Folder for decoded photos and cached features, relative to the current directory."""
+    licence: str = ""
+    """Licence note of the data, copied into the card of each bundle."""
+
+
+@dataclass(frozen=True)
+class TokenizerRecipe:
+    """How sentences become token ids."""
+
+    kind: Literal["word", "bpe"] = "word"
+    """Whole words or byte-pair encoding."""
+    min_count: int = 4
+    """Rarest word (or pair) that gets a token of its own."""
+    vocab_size: int = 8000
+    """Most tokens."""
+    max_tokens: int = 24
+    """Longest training caption, ``<bos>`` and ``<eos>`` included; longer ones are cut."""
+
+
+@dataclass(frozen=True)
+class EncoderRecipe:
+    """The ViT encoder."""
+
+    weights: str | None = None
+    """safetensors file with timm's names, relative to ``data.root``; leave out to start from random weights."""
+    image_size: int = 224
+    patch_size: int = 16
+    width: int = 192
+    depth: int = 12
+    heads: int = 3
+    drop_path: float = 0.0
+    pixel_mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    pixel_std: tuple[float, ...] = (0.5, 0.5, 0.5)
+
+    def problems(self) -> list[str]:
+        """Values that make no sense."""
+        found = []
+        if self.image_size % self.patch_size:
+            found.append(f"patch_size {self.patch_size} does not divide image_size {self.image_size}")
+        if self.width % self.heads:
+            found.append(f"heads {self.heads} does not divide width {self.width}")
+        return found
+
+
+@dataclass(frozen=True)
+class DecoderRecipe:
+    """The Transformer decoder."""
+
+    width: int = 256
+    depth: int = 3
+    heads: int = 4
+    max_length: int = 40
+    dropout: float = 0.2
+
+    def problems(self) -> list[str]:
+        """Values that make no sense."""
+        return [f"heads {self.heads} does not divide width {self.width}"] if self.width % self.heads else []
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One part of a run, with its own schedule: linear warm-up, then half a cosine down to zero."""
+
+    name: str
+    passes: int
+    """How often all photos are seen."""
+    learning_rate: float
+    """Peak rate of the decoder."""
+    frozen_blocks: int = 0
+    """Lowest encoder blocks (and the embedding) that do not learn. Their output is computed once for each view of
+    a photo and cached. 0: end to end, with fresh augmentation of the pixels each time."""
+    encoder_learning_rate: float = 0.0
+    """Peak rate of the last learning encoder block."""
+    layer_decay: float = 1.0
+    """Each block below learns this much slower than the one above it."""
+    views: int = 2
+    """Cached versions of each photo: as it is, mirrored, then random crops. Unused when nothing is frozen."""
+    batch_size: int = 64
+    """Photos in a step."""
+    captions_per_image: int = 5
+    """Captions of each photo in a step; they share its encoder pass."""
+    warmup_steps: int = 100
+    label_smoothing: float = 0.1
+
+    def problems(self) -> list[str]:
+        """Values that make no sense."""
+        positive = ("passes", "batch_size", "captions_per_image", "views")
+        found = [
+            f"{name}: expected 1 or more, found {getattr(self, name)}"
+            for name in positive
+            if getattr(self, name) < 1
+        ]
+        if self.learning_rate <= 0:
+            found.append(f"learning_rate: expected more than 0, found {self.learning_rate}")
+        if not 0 <= self.label_smoothing < 1:
+            found.append(f"label_smoothing: expected 0 or more and less than 1, found {self.label_smoothing}")
+        return found
+
+
+@dataclass(frozen=True)
+class OptimizerRecipe:
+    """AdamW and what goes with it, the same in all stages."""
+
+    weight_decay: float = 0.05
+    beta1: float = 0.9
+    beta2: float = 0.98
+    max_gradient_norm: float = 1.0
+    average_decay: float = 0.995
+    """Decay of the running average of the weights that is validated and exported; 0 turns averaging off."""
+
+
+@dataclass(frozen=True)
+class ValidationRecipe:
+    """When the model is judged, and when a run that gets no better stops."""
+
+    every_passes: int = 1
+    patience: int = 0
+    """Stop a stage after this many validations without a better CIDEr; 0: never."""
+    checkpoint_minutes: float = 5.0
+    """A checkpoint to resume from is written at least this often, and after each pass."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a run."""
+
+    name: str
+    data: DataRecipe
+    stages: tuple[Stage, ...]
+    seed: int = 1
+    threads: int | None = None
+    """CPU threads; by default what this process may use."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """``auto`` takes a CUDA device where there is one."""
+    tokenizer: TokenizerRecipe = field(default_factory=TokenizerRecipe)
+    encoder: EncoderRecipe = field(default_factory=EncoderRecipe)
+    decoder: DecoderRecipe = field(default_factory=DecoderRecipe)
+    optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
+    validation: ValidationRecipe = field(default_factory=ValidationRecipe)
+    generation: GenerationSettings = GenerationSettings(num_beams=3, max_new_tokens=22)
+    """How the exported bundle writes captions unless told otherwise."""
+
+    def problems(self) -> list[str]:
+        """Values that do not fit together."""
+        found = [f"encoder: {problem}" for problem in self.encoder.problems()]
+        found += [f"decoder: {problem}" for problem in self.decoder.problems()]
+        found += [] if self.stages else ["stages: expected at least one"]
+        for index, stage in enumerate(self.stages):
+            found += [f"stages[{index}].{problem}" for problem in stage.problems()]
+            if not 0 <= stage.frozen_blocks <= self.encoder.depth:
+                found.append(
+                    f"stages[{index}].frozen_blocks: expected 0 to {self.encoder.depth} (the encoder's depth), "
+                    f"found {stage.frozen_blocks}"
+                )
+        if self.tokenizer.max_tokens > self.decoder.max_length:
+            found.append(
+                f"tokenizer.max_tokens {self.tokenizer.max_tokens} is more than "
+                f"decoder.max_length {self.decoder.max_length}"
+            )
+        return found
+
+    def as_table(self) -> dict[str, Any]:
+        """The recipe as plain JSON values, defaults written out."""
+        table: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return table
+
+    def digest(self) -> str:
+        """A short hash that changes whenever a choice does."""
+        return hashlib.sha256(json.dumps(self.as_table(), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Reads a recipe.
+
+    Args:
+        path: a TOML file, or the name of a recipe that comes with the package, such as ``tiny``.
+        overrides: ``section.key=value`` items that replace what the file says; values are written as in TOML,
+            list items are addressed by number (``stages.0.passes=3``).
+
+    Returns:
+        The checked recipe.
+
+    Raises:
+        ConfigError: the file is missing or no TOML, or any of its values is wrong; all problems are listed.
+    """
+    source = _find_recipe(path)
+    try:
+        table = tomllib.loads(source.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError([f"not a TOML file: {error}"], path=source) from error
+    problems: list[str] = []
+    for override in overrides:
+        _override(table, override, problems)
+    return _checked(table, problems, source)
+
+
+def recipe_from_table(table: dict[str, Any]) -> Recipe:
+    """The recipe that ``Recipe.as_table`` wrote. Raises ``ConfigError`` when it is of another version."""
+    return _checked(table, [], None)
+
+
+def _checked(table: dict[str, Any], problems: list[str], source: Path | None) -> Recipe:
+    recipe = read_record(Recipe, table, "recipe", problems)
+    if recipe is not None:
+        problems.extend(recipe.problems())
+    if problems or recipe is None:
+        raise ConfigError(problems, path=source)
+    return recipe
+
+
+def _find_recipe(path: str | Path) -> Path:
+    given = Path(path)
+    if given.is_file():
+        return given
+    shipped = Path(__file__).parent / "recipes"
+    if (named := shipped / f"{path}.toml").is_file():
+        return named
+    names = ", ".join(sorted(recipe.stem for recipe in shipped.glob("*.toml")))
+    raise ConfigError([f"no such recipe; give a TOML file or one of: {names}"], path=path)
+
+
+def _override(table: dict[str, Any], override: str, problems: list[str]) -> None:
+    """Applies one ``section.key=value``."""
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        problems.append(f"--set {override}: expected section.key=value")
+        return
+    place: Any = table
+    *sections, last = key.strip().split(".")
+    try:
+        for section in sections:
+            place = place[int(section)] if isinstance(place, list) else place.setdefault(section, {})
+        place[int(last) if isinstance(place, list) else last] = _toml_value(text.strip())
+    except (IndexError, ValueError, TypeError, AttributeError):
+        problems.append(f"--set {override}: there is no {key!r} in this recipe")
+
+
+def _toml_value(text: str) -> Any:
+    """A value as TOML writes it; text without quotes is taken as a string."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text

@@ -1,0 +1,60 @@
+"""Parameter groups with their own rates, and how the rates rise and fall."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+
+import torch
+from torch import nn
+
+from kiloword.train.models.captioner import CaptionModel
+from kiloword.train.recipe import OptimizerRecipe, Stage
+
+
+def make_optimizer(model: CaptionModel, stage: Stage, settings: OptimizerRecipe) -> torch.optim.AdamW:
+    """AdamW over what learns in this stage; biases, norms, embeddings of positions and the class token do not decay.
+
+    Each group carries its peak rate as ``peak_rate``. What is frozen gets ``requires_grad = False``.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
+    for name, parameter in model.named_parameters():
+        rate = peak_rate(name, stage, model.encoder.depth)
+        parameter.requires_grad_(rate > 0)
+        if rate > 0:
+            decays = parameter.ndim >= 2 and not re.search(r"position_embedding|pos_embed|cls_token", name)
+            groups[rate, settings.weight_decay if decays else 0.0].append(parameter)
+    return torch.optim.AdamW(
+        [
+            {"params": parameters, "lr": rate, "peak_rate": rate, "weight_decay": decay}
+            for (rate, decay), parameters in sorted(groups.items(), key=lambda item: item[0], reverse=True)
+        ],
+        betas=(settings.beta1, settings.beta2),
+    )
+
+
+def peak_rate(name: str, stage: Stage, depth: int) -> float:
+    """The highest rate of the parameter called ``name``; 0 when it is frozen in this stage."""
+    if not name.startswith("encoder."):
+        return stage.learning_rate
+    position = _encoder_position(name, depth)
+    if position <= stage.frozen_blocks and stage.frozen_blocks > 0:
+        return 0.0
+    return stage.encoder_learning_rate * stage.layer_decay ** (depth - position)
+
+
+def _encoder_position(name: str, depth: int) -> int:
+    """0 for the embedding, 1 to ``depth`` for the blocks; the final norm learns like the last block."""
+    block = re.match(r"encoder\.blocks\.(\d+)\.", name)
+    if block:
+        return int(block.group(1)) + 1
+    return depth if name.startswith("encoder.norm.") else 0
+
+
+def rate_factor(step: int, steps: int, warmup: int) -> float:
+    """Share of the peak rate at ``step`` of ``steps``: linear up, then half a cosine down to 0."""
+    warmup = min(warmup, steps // 2)
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
