@@ -1,0 +1,324 @@
+"""onnxruntime sessions for the two graphs of a bundle: options, threads, execution providers.
+
+`load_sessions` makes sure that the provider that was asked for is the one that runs: onnxruntime by itself
+falls back to the processor without a word that a program could see (microsoft/onnxruntime#23372).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kiloword.runtime.bundle import Bundle
+from kiloword.runtime.errors import BundleError, ConfigError, KilowordError, ProviderError
+from kiloword.runtime.manifest import PAST_LENGTH_AXIS, STATE_ROLES, GraphSpec, TensorSpec
+from kiloword.runtime.threads import default_threads
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import onnxruntime
+    from numpy.typing import NDArray
+
+_log = logging.getLogger(__name__)
+
+Tensors = dict[str, "NDArray[Any]"]
+"""Arrays by the name of the decoder input that takes them."""
+
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class _Provider:
+    """What onnxruntime calls an execution provider, and the package that brings it."""
+
+    onnxruntime_name: str
+    package: str
+
+
+PROVIDERS: Mapping[str, _Provider] = {
+    "cpu": _Provider("CPUExecutionProvider", "onnxruntime"),
+    "cuda": _Provider("CUDAExecutionProvider", "onnxruntime-gpu"),
+    "tensorrt": _Provider("TensorrtExecutionProvider", "onnxruntime-gpu"),
+    "openvino": _Provider("OpenVINOExecutionProvider", "onnxruntime-openvino"),
+    "coreml": _Provider("CoreMLExecutionProvider", "onnxruntime (on macOS)"),
+    "directml": _Provider("DmlExecutionProvider", "onnxruntime-directml (on Windows)"),
+}
+"""The execution providers that can be asked for."""
+
+# What `auto` tries before the processor. TensorRT builds engines for minutes at the first run, and CoreML and
+# OpenVINO compile again for every new sequence length: right when asked for, wrong as a surprise.
+_AUTO_ORDER = ("cuda", "directml")
+
+_SILENT_BUT_ERRORS = 3
+
+
+class EncoderSession:
+    """encoder.onnx: pixels in, everything that depends on the image alone out."""
+
+    def __init__(self, session: onnxruntime.InferenceSession, spec: GraphSpec, path: Path) -> None:
+        self._session = session
+        self._path = path
+        self._pixels = spec.inputs_of("pixels")[0].name
+        # Outputs that feed nothing are for other readers and are not computed here.
+        self._targets = {tensor.name: tensor.feeds for tensor in spec.outputs if tensor.feeds is not None}
+
+    def encode(self, pixels: NDArray[np.uint8]) -> Tensors:
+        """Run the encoder.
+
+        Args:
+            pixels: uint8 (batch_size, height, width, 3), RGB, already resized.
+
+        Returns:
+            Each context tensor and initial state, by the name of the decoder input that takes it.
+        """
+        outputs = _run(self._session, self._path, list(self._targets), {self._pixels: pixels})
+        return dict(zip(self._targets.values(), outputs, strict=True))
+
+
+class DecoderSession:
+    """decoder.onnx: tokens in, the next token's logits out; the states pass through the caller's hands."""
+
+    def __init__(self, session: onnxruntime.InferenceSession, spec: GraphSpec, path: Path) -> None:
+        self._session = session
+        self._path = path
+        self._token_ids = spec.inputs_of("token_ids")[0]
+        self._beam_rows = spec.inputs_of("beam_rows")[0].name
+        self._context = tuple(tensor.name for tensor in spec.inputs_of("context"))
+        self._states = spec.inputs_of(*STATE_ROLES)
+        logits = spec.outputs_of("logits")[0].name
+        next_states = {tensor.name: tensor.feeds for tensor in spec.outputs_of(*STATE_ROLES) if tensor.feeds}
+        self._outputs = [logits, *next_states]
+        self._targets = tuple(next_states.values())
+
+    @property
+    def token_by_token(self) -> bool:
+        """True when the graph reads one token per call, as recurrent decoders do."""
+        return self._token_ids.axes[2] == 1
+
+    def context(self, encoded: Tensors) -> Tensors:
+        """Pick what stays the same at each step.
+
+        Args:
+            encoded: What `EncoderSession.encode` returned.
+
+        Returns:
+            The context tensors; axis 0 is batch_size (images, never beams).
+        """
+        return {name: encoded[name] for name in self._context}
+
+    def initial_state(self, encoded: Tensors, batch_size: int) -> Tensors:
+        """Make the states of before the first token: the encoder's where it gives them, else empty or zero.
+
+        Args:
+            encoded: What `EncoderSession.encode` returned.
+            batch_size: Number of images; the states get one row for each.
+        """
+        return {
+            tensor.name: encoded[tensor.name] if tensor.name in encoded else _empty_state(tensor, batch_size)
+            for tensor in self._states
+        }
+
+    def step(
+        self, input_ids: NDArray[np.int64], beam_rows: NDArray[np.int64], context: Tensors, state: Tensors
+    ) -> tuple[NDArray[np.float32], Tensors]:
+        """Read tokens and predict the one that follows.
+
+        Args:
+            input_ids: int64 (batch_size, num_beams, sequence_length), the tokens not yet read.
+            beam_rows: int64 (batch_size, num_beams), the row of ``state`` that each hypothesis continues.
+            context: What `context` returned, batch_size images.
+            state: What `initial_state` or the last step returned, any number of rows.
+
+        Returns:
+            logits float32 (batch_size, num_beams, vocab_size) of the last position, and the new state with
+            batch_size * num_beams rows.
+        """
+        feeds = {self._token_ids.name: input_ids, self._beam_rows: beam_rows, **context, **state}
+        logits, *states = _run(self._session, self._path, self._outputs, feeds)
+        return logits.astype(np.float32, copy=False), dict(zip(self._targets, states, strict=True))
+
+
+@dataclass(frozen=True)
+class Sessions:
+    """Both graphs of a bundle, loaded."""
+
+    encoder: EncoderSession
+    decoder: DecoderSession
+    provider: str
+    """The execution provider that runs them, by its short name."""
+
+
+def load_sessions(bundle: Bundle, provider: str = AUTO, threads: int | None = None) -> Sessions:
+    """Load both graphs of a bundle.
+
+    Args:
+        bundle: What to load.
+        provider: A key of `PROVIDERS`, or ``auto`` for the best one that loads.
+        threads: Threads for one operator; None for `threads.default_threads`.
+
+    Raises:
+        ProviderError: The provider is unknown, not in this onnxruntime, or did not load.
+        BundleError: A graph does not load, or is not what the manifest says.
+        ConfigError: ``threads`` is less than 1.
+    """
+    count = default_threads() if threads is None else threads
+    if count < 1:
+        raise ConfigError([f"threads: expected 1 or more, found {count}"])
+    if provider != AUTO:
+        return _load_on(bundle, provider, count)
+    for candidate in _auto_candidates(bundle):
+        try:
+            sessions = _load_on(bundle, candidate, count)
+        except ProviderError as error:
+            _log.info("provider %s is there but does not load: %s", candidate, error)
+            continue
+        break
+    else:
+        sessions = _load_on(bundle, "cpu", count)
+    _log.info("provider auto took %s, %d threads", sessions.provider, count)
+    return sessions
+
+
+def available_providers() -> list[str]:
+    """Short names of the execution providers in this onnxruntime; they may still fail to load."""
+    import onnxruntime
+
+    present = set(onnxruntime.get_available_providers())
+    return [name for name, provider in PROVIDERS.items() if provider.onnxruntime_name in present]
+
+
+def _auto_candidates(bundle: Bundle) -> list[str]:
+    # int8 made for the processor is slower on a GPU and was seen to be wrong there.
+    if bundle.manifest.precision == "int8":
+        return []
+    present = available_providers()
+    return [name for name in _AUTO_ORDER if name in present]
+
+
+def _load_on(bundle: Bundle, provider: str, threads: int) -> Sessions:
+    _check_available(provider)
+    manifest = bundle.manifest
+    encoder = _create_session(bundle.encoder_path, manifest.encoder, provider, threads)
+    decoder = _create_session(bundle.decoder_path, manifest.decoder, provider, threads)
+    return Sessions(
+        EncoderSession(encoder, manifest.encoder, bundle.encoder_path),
+        DecoderSession(decoder, manifest.decoder, bundle.decoder_path),
+        provider,
+    )
+
+
+def _check_available(provider: str) -> None:
+    available = available_providers()
+    if provider in available:
+        return
+    if provider not in PROVIDERS:
+        raise ProviderError(
+            f"unknown provider {provider!r}",
+            expected=f"one of {', '.join([AUTO, *PROVIDERS])}",
+            found=f"{provider!r}; available here: {', '.join(available)}",
+            hint="--provider auto",
+        )
+    raise ProviderError(
+        f"provider {provider} is not in this onnxruntime",
+        expected=PROVIDERS[provider].onnxruntime_name,
+        found=f"available here: {', '.join(available)}",
+        hint=f"install {PROVIDERS[provider].package} in place of onnxruntime, or --provider auto",
+    )
+
+
+def _create_session(path: Path, spec: GraphSpec, provider: str, threads: int) -> onnxruntime.InferenceSession:
+    import onnxruntime
+
+    wanted = PROVIDERS[provider].onnxruntime_name
+    try:
+        session = onnxruntime.InferenceSession(
+            path,
+            sess_options=_session_options(threads),
+            providers=[wanted],
+            # Its fallback prints to stdout, where captions go, and runs on something that nobody asked for.
+            enable_fallback=0,
+        )
+    except _onnxruntime_errors() as error:
+        # With another provider than the processor, the device may be at fault, and a device can be left out.
+        kind = BundleError if provider == "cpu" else ProviderError
+        raise kind(
+            "does not load", path=path, expected=f"a graph for {wanted}", found=_first_line(error)
+        ) from error
+    found = session.get_providers()[0]
+    if found != wanted:
+        raise ProviderError(
+            f"provider {provider} did not load",
+            expected=wanted,
+            found=found,
+            hint=f"check that {PROVIDERS[provider].package} and its drivers fit together, or --provider auto",
+        )
+    _check_names(path, "inputs", spec.inputs, [tensor.name for tensor in session.get_inputs()])
+    _check_names(path, "outputs", spec.outputs, [tensor.name for tensor in session.get_outputs()])
+    return session
+
+
+def _session_options(threads: int) -> onnxruntime.SessionOptions:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Spinning threads burn the cores that others wait for: on a shared machine 0.48-0.75x the time without.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = _SILENT_BUT_ERRORS
+    return options
+
+
+def _check_names(path: Path, side: str, declared: Sequence[TensorSpec], found: list[str]) -> None:
+    names = {tensor.name for tensor in declared}
+    if names != set(found):
+        raise BundleError(
+            f"the graph's {side} are not those of the manifest",
+            path=path,
+            expected=", ".join(sorted(names)),
+            found=", ".join(sorted(found)),
+            hint="make the bundle again with `kiloword export`",
+        )
+
+
+def _empty_state(tensor: TensorSpec, rows: int) -> NDArray[Any]:
+    sizes = [0 if axis == PAST_LENGTH_AXIS else axis for axis in tensor.axes[1:]]
+    return np.zeros([rows, *(int(size) for size in sizes)], dtype=tensor.dtype)
+
+
+def _run(session: Any, path: Path, outputs: list[str], feeds: Tensors) -> list[NDArray[Any]]:
+    try:
+        results: list[NDArray[Any]] = session.run(outputs, feeds)
+    except _onnxruntime_errors() as error:
+        raise KilowordError(
+            "onnxruntime failed while running it", path=path, found=_first_line(error)
+        ) from error
+    return results
+
+
+def _onnxruntime_errors() -> tuple[type[Exception], ...]:
+    """What onnxruntime raises: its own types, which share no base but Exception, and Python's."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    own = (
+        state.EPFail,
+        state.Fail,
+        state.InvalidArgument,
+        state.InvalidGraph,
+        state.InvalidProtobuf,
+        state.NoModel,
+        state.NoSuchFile,
+        state.NotImplemented,
+        state.RuntimeException,
+    )
+    return (*own, RuntimeError, ValueError, MemoryError)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
