@@ -1,0 +1,75 @@
+"""From token ids to text, by the tokenizers library alone.
+
+A screen reader once joined sub-words with spaces by itself and read them out like that; a tokenizer carries
+its own decoder, and nobody else should put words together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from kiloword.runtime.errors import BundleError
+
+
+class Tokenizer:
+    """A `tokenizer.json`, for decoding.
+
+    Args:
+        path: The file, in the format of the tokenizers library.
+
+    Raises:
+        BundleError: The file is not a tokenizer.
+    """
+
+    def __init__(self, path: Path) -> None:
+        from tokenizers import Tokenizer as Library
+
+        try:
+            self._library = Library.from_str(path.read_text(encoding="utf-8"))
+        except Exception as error:  # the library raises bare Exception for a file it cannot parse
+            raise BundleError(
+                "is not a tokenizer",
+                path=path,
+                expected="a file of the tokenizers library",
+                found=str(error),
+                hint="make the bundle again with `kiloword export`",
+            ) from error
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens, special ones included."""
+        return self._library.get_vocab_size()
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Put tokens together to text.
+
+        Args:
+            token_ids: Ids, special tokens among them.
+
+        Returns:
+            The text without special tokens and without spaces around it.
+        """
+        return self._library.decode(list(token_ids), skip_special_tokens=True).strip()
+
+    def decode_stream(self, growing: Iterable[Sequence[int]]) -> Iterator[str]:
+        """Turn tokens that arrive one by one into pieces of text.
+
+        The last word is held back until the next one begins, because decoders join what follows to it:
+        sub-words, full stops, and the bytes of one character.
+
+        Args:
+            growing: All ids so far, again and again, as `generate_stream` yields them.
+
+        Yields:
+            Pieces whose concatenation is the text that `decode` gives for the last ids.
+        """
+        shown = text = ""
+        for token_ids in growing:
+            text = self.decode(token_ids)
+            ready = text[: max(text.rfind(" "), 0)]
+            if ready.startswith(shown) and ready != shown:
+                yield ready[len(shown) :]
+                shown = ready
+        if text != shown:
+            yield text[len(shown) :]
