@@ -1,0 +1,380 @@
+"""Photos in, captions out: the class that most programs need alone."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from os import PathLike
+from typing import TYPE_CHECKING, Literal, TypeAlias, Union, overload
+
+import numpy as np
+
+from kiloword.runtime.bundle import Bundle, load_bundle
+from kiloword.runtime.errors import ConfigError, ImageError, KilowordError
+from kiloword.runtime.generation import Generated, generate, generate_stream
+from kiloword.runtime.images import load_image
+from kiloword.runtime.manifest import GenerationSettings, check_generation
+from kiloword.runtime.sessions import AUTO, Sessions, load_sessions
+from kiloword.runtime.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+
+ImageSource: TypeAlias = Union[str, "PathLike[str]", bytes, "Image", "NDArray[np.uint8]"]
+"""A path, an encoded picture's bytes, a PIL image, or an array uint8 (height, width, 3) in RGB."""
+
+
+@dataclass(frozen=True)
+class Caption:
+    """What a bundle says about a photo."""
+
+    text: str
+    confidence: float
+    """Geometric mean of the probabilities of the tokens, end of sequence included, 0..1; not calibrated."""
+    token_ids: tuple[int, ...]
+    """Without the prompt; ends with the end-of-sequence token unless ``max_new_tokens`` ran out."""
+    token_logprobs: tuple[float, ...]
+    """Natural logarithm of each token's probability."""
+    latency_ms: float
+    """Wall time from the image source to the text; in a batch the batch's time / its number of photos."""
+    bundle: str
+    """Name of the bundle."""
+
+
+@dataclass(frozen=True)
+class CaptionFailure:
+    """Stands in the place of a caption when a photo could not be captioned."""
+
+    error: KilowordError
+
+
+class Captioner:
+    """A loaded bundle that captions photos.
+
+    Make one with `load` and keep it: loading takes far longer than a caption. One captioner may be used from
+    several threads; its calls then share the processor.
+
+    >>> from kiloword import Captioner
+    >>> with Captioner.load(provider="cpu", threads=1) as captioner:
+    ...     caption = captioner.caption("cat.jpg", num_beams=3)
+    >>> 0 < caption.confidence <= 1
+    True
+    """
+
+    def __init__(self, bundle: Bundle, sessions: Sessions, tokenizer: Tokenizer) -> None:
+        self._bundle = bundle
+        self._sessions: Sessions | None = sessions
+        self._tokenizer = tokenizer
+        self._provider = sessions.provider
+
+    @classmethod
+    def load(
+        cls, bundle: str | PathLike[str] | None = None, *, provider: str = AUTO, threads: int | None = None
+    ) -> Captioner:
+        """Load a bundle and get ready to caption.
+
+        Args:
+            bundle: Directory of the bundle; None for the one that ships in the package.
+            provider: ``cpu``, ``cuda``, ...; ``auto`` takes the best that loads and logs which.
+            threads: Threads for one operator; None for all that the process is allowed, at most 8.
+
+        Raises:
+            BundleError: The bundle is missing, damaged or of another version.
+            ProviderError: The provider that was asked for is not there.
+            ConfigError: ``threads`` is less than 1.
+        """
+        checked = load_bundle(bundle)
+        return cls(checked, load_sessions(checked, provider, threads), Tokenizer(checked.tokenizer_path))
+
+    @property
+    def bundle(self) -> Bundle:
+        """The bundle that was loaded."""
+        return self._bundle
+
+    @property
+    def provider(self) -> str:
+        """The execution provider that really runs."""
+        return self._provider
+
+    def caption(
+        self,
+        image: ImageSource,
+        *,
+        num_beams: int | None = None,
+        max_new_tokens: int | None = None,
+        length_penalty: float | None = None,
+        no_repeat_ngram_size: int | None = None,
+    ) -> Caption:
+        """Caption one photo.
+
+        Args:
+            image: Path, encoded bytes, PIL image, or array uint8 (height, width, 3) in RGB (OpenCV's is BGR).
+            num_beams: Hypotheses kept; 1 is greedy. This and the following default to the bundle's own.
+            max_new_tokens: Most tokens in the caption.
+            length_penalty: More favours longer captions.
+            no_repeat_ngram_size: No sequence of this many tokens occurs twice; 0 allows all.
+
+        Raises:
+            ImageError: The picture cannot be read.
+            ConfigError: The settings make no sense.
+
+        >>> captioner = Captioner.load()
+        >>> print(captioner.caption("cat.jpg").text)  # doctest: +ELLIPSIS
+        ...
+        """
+        settings = self._settings(num_beams, max_new_tokens, length_penalty, no_repeat_ngram_size)
+        start = time.perf_counter()
+        pixels = load_image(image, self._bundle.manifest.image)
+        return self._describe(pixels[None], settings, start)[0]
+
+    @overload
+    def caption_many(
+        self,
+        images: Iterable[ImageSource],
+        *,
+        batch_size: int = 8,
+        on_error: Literal["raise"] = "raise",
+        num_beams: int | None = None,
+        max_new_tokens: int | None = None,
+        length_penalty: float | None = None,
+        no_repeat_ngram_size: int | None = None,
+    ) -> Iterator[Caption]: ...
+
+    @overload
+    def caption_many(
+        self,
+        images: Iterable[ImageSource],
+        *,
+        batch_size: int = 8,
+        on_error: Literal["yield"],
+        num_beams: int | None = None,
+        max_new_tokens: int | None = None,
+        length_penalty: float | None = None,
+        no_repeat_ngram_size: int | None = None,
+    ) -> Iterator[Caption | CaptionFailure]: ...
+
+    def caption_many(
+        self,
+        images: Iterable[ImageSource],
+        *,
+        batch_size: int = 8,
+        on_error: Literal["raise", "yield"] = "raise",
+        num_beams: int | None = None,
+        max_new_tokens: int | None = None,
+        length_penalty: float | None = None,
+        no_repeat_ngram_size: int | None = None,
+    ) -> Iterator[Caption | CaptionFailure]:
+        """Caption any number of photos, a batch at a time.
+
+        Args:
+            images: Image sources as for `caption`; read as they are needed, so a generator may be endless.
+            batch_size: Photos that go through the graphs together.
+            on_error: ``raise`` at the first photo that fails, or ``yield`` a `CaptionFailure` in its place.
+            num_beams: As for `caption`, like the settings that follow.
+            max_new_tokens: As for `caption`.
+            length_penalty: As for `caption`.
+            no_repeat_ngram_size: As for `caption`.
+
+        Returns:
+            One result for each photo, in order.
+
+        Raises:
+            ImageError: A picture cannot be read and ``on_error`` is ``raise``.
+            ConfigError: The settings make no sense; raised at once, before the first photo.
+
+        >>> captioner = Captioner.load()
+        >>> results = captioner.caption_many(["cat.jpg", "missing.jpg"], on_error="yield")
+        >>> [type(result).__name__ for result in results]
+        ['Caption', 'CaptionFailure']
+        """
+        settings = self._settings(num_beams, max_new_tokens, length_penalty, no_repeat_ngram_size)
+        problems = []
+        if batch_size < 1:
+            problems.append(f"batch_size: expected 1 or more, found {batch_size}")
+        if on_error not in ("raise", "yield"):
+            problems.append(f"on_error: expected 'raise' or 'yield', found {on_error!r}")
+        if problems:
+            raise ConfigError(problems)
+        return self._caption_batches(iter(images), batch_size, on_error == "yield", settings)
+
+    def caption_pixels(
+        self,
+        pixels: NDArray[np.uint8],
+        *,
+        num_beams: int | None = None,
+        max_new_tokens: int | None = None,
+        length_penalty: float | None = None,
+        no_repeat_ngram_size: int | None = None,
+    ) -> list[Caption]:
+        """Caption a batch of photos that `images.load_image` has read already.
+
+        Args:
+            pixels: uint8 (batch_size, height, width, 3), RGB, of the size in ``bundle.manifest.image``.
+            num_beams: As for `caption`, like the settings that follow.
+            max_new_tokens: As for `caption`.
+            length_penalty: As for `caption`.
+            no_repeat_ngram_size: As for `caption`.
+
+        Raises:
+            ImageError: The array has another shape or element type.
+            ConfigError: The settings make no sense.
+        """
+        settings = self._settings(num_beams, max_new_tokens, length_penalty, no_repeat_ngram_size)
+        self._check_pixels(pixels)
+        return self._describe(pixels, settings, time.perf_counter()) if len(pixels) else []
+
+    def stream(
+        self,
+        image: ImageSource,
+        *,
+        max_new_tokens: int | None = None,
+        no_repeat_ngram_size: int | None = None,
+    ) -> Iterator[str]:
+        """Caption one photo greedily, word by word as the words come.
+
+        Args:
+            image: As for `caption`.
+            max_new_tokens: As for `caption`.
+            no_repeat_ngram_size: As for `caption`.
+
+        Yields:
+            Pieces of text; joined, they are the text of a greedy `caption`.
+
+        Raises:
+            ImageError: The picture cannot be read.
+            ConfigError: The settings make no sense.
+
+        >>> captioner = Captioner.load()
+        >>> "".join(captioner.stream("cat.jpg")) == captioner.caption("cat.jpg", num_beams=1).text
+        True
+        """
+        settings = self._settings(1, max_new_tokens, None, no_repeat_ngram_size)
+        sessions = self._open_sessions()
+        pixels = load_image(image, self._bundle.manifest.image)
+        encoded = sessions.encoder.encode(pixels[None])
+        growing = generate_stream(sessions.decoder, encoded, self._bundle.manifest.tokens, settings)
+        yield from self._tokenizer.decode_stream(growing)
+
+    def close(self) -> None:
+        """Free the graphs' memory; the captioner cannot be used afterwards."""
+        self._sessions = None
+
+    def __enter__(self) -> Captioner:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _open_sessions(self) -> Sessions:
+        if self._sessions is None:
+            raise KilowordError(
+                "the captioner is closed", path=self._bundle.directory, hint="Captioner.load()"
+            )
+        return self._sessions
+
+    def _settings(
+        self,
+        num_beams: int | None,
+        max_new_tokens: int | None,
+        length_penalty: float | None,
+        no_repeat_ngram_size: int | None,
+    ) -> GenerationSettings:
+        """The bundle's defaults with what this call overrides; wrong ones are refused before any work."""
+        given = {
+            "num_beams": num_beams,
+            "max_new_tokens": max_new_tokens,
+            "length_penalty": length_penalty,
+            "no_repeat_ngram_size": no_repeat_ngram_size,
+        }
+        manifest = self._bundle.manifest
+        overrides = {name: value for name, value in given.items() if value is not None}
+        settings = replace(manifest.generation, **overrides)  # type: ignore[arg-type]
+        problems = check_generation(settings, manifest.tokens)
+        if problems:
+            raise ConfigError(problems)
+        return settings
+
+    def _check_pixels(self, pixels: NDArray[np.uint8]) -> None:
+        image = self._bundle.manifest.image
+        if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != (image.height, image.width, 3):
+            raise ImageError(
+                "the pixels have the wrong form",
+                expected=f"uint8 (batch_size, {image.height}, {image.width}, 3)",
+                found=f"{pixels.dtype} {pixels.shape}",
+                hint="kiloword.runtime.images.load_image",
+            )
+
+    def _caption_batches(
+        self,
+        images: Iterator[ImageSource],
+        batch_size: int,
+        keep_failures: bool,
+        settings: GenerationSettings,
+    ) -> Iterator[Caption | CaptionFailure]:
+        while batch := list(islice(images, batch_size)):
+            yield from self._caption_batch(batch, keep_failures, settings)
+
+    def _caption_batch(
+        self, batch: Sequence[ImageSource], keep_failures: bool, settings: GenerationSettings
+    ) -> list[Caption | CaptionFailure]:
+        """Caption the photos of a batch that can be read, and put the failures where they belong."""
+        start = time.perf_counter()
+        loaded = [self._try_load(image, keep_failures) for image in batch]
+        pixels = [item for item in loaded if not isinstance(item, CaptionFailure)]
+        captions = iter(self._describe(np.stack(pixels), settings, start) if pixels else [])
+        return [item if isinstance(item, CaptionFailure) else next(captions) for item in loaded]
+
+    def _try_load(self, image: ImageSource, keep_failures: bool) -> NDArray[np.uint8] | CaptionFailure:
+        try:
+            return load_image(image, self._bundle.manifest.image)
+        except ImageError as error:
+            if not keep_failures:
+                raise
+            return CaptionFailure(error)
+
+    def _describe(
+        self, pixels: NDArray[np.uint8], settings: GenerationSettings, start: float
+    ) -> list[Caption]:
+        """Caption pixels (batch_size, height, width, 3); the clock, `time.perf_counter`, ran from ``start``."""
+        sessions = self._open_sessions()
+        encoded = sessions.encoder.encode(pixels)
+        results = generate(sessions.decoder, encoded, self._bundle.manifest.tokens, settings)
+        texts = [self._tokenizer.decode(result.token_ids) for result in results]
+        latency_ms = 1000 * (time.perf_counter() - start) / len(results)
+        return [
+            self._caption_of(result, text, latency_ms) for result, text in zip(results, texts, strict=True)
+        ]
+
+    def _caption_of(self, result: Generated, text: str, latency_ms: float) -> Caption:
+        return Caption(
+            text=text,
+            confidence=confidence(result.token_logprobs),
+            token_ids=result.token_ids,
+            token_logprobs=result.token_logprobs,
+            latency_ms=latency_ms,
+            bundle=self._bundle.name,
+        )
+
+
+def confidence(token_logprobs: Sequence[float]) -> float:
+    """Geometric mean of token probabilities, 0..1.
+
+    The mean, not the product: a product would call every long caption unlikely.
+
+    Args:
+        token_logprobs: Natural logarithms of the probabilities; none at all gives 0.
+
+    >>> round(confidence([math.log(0.5), math.log(0.125)]), 6)
+    0.25
+    """
+    if not token_logprobs:
+        return 0.0
+    return min(1.0, math.exp(sum(token_logprobs) / len(token_logprobs)))
