@@ -1,6 +1,7 @@
 """From starting a process to its answer: wall time, processor time and peak memory of fresh processes.
 
-The files are in the page cache (one uncounted run of each comes first), as they are for whoever captions twice a day.
+The files are in the page cache (one uncounted run of each comes first), as they are for whoever captions
+twice a day.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ class Process:
 def start(command: Sequence[str]) -> Process:
     """Run a command to its end.
 
-    Its `ru_maxrss` counts this process too, whose memory it shared for a moment before it became another program;
-    that is why nothing heavy is imported here.
+    Its `ru_maxrss` counts this process too, whose memory it shared for a moment before it became another
+    program; that is why nothing heavy is imported here.
 
     Raises:
         click.ClickException: The command failed; with what it wrote to stderr.
