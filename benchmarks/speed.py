@@ -1,8 +1,8 @@
 """Milliseconds from decoded pixels to the caption's tokens: bundles and torch eager, side by side.
 
-All variants live in one process that is pinned to as many processors as there are threads, and take turns photo
-by photo: whatever else the machine does meets them alike, so that ratios hold where single times do not. The
-ratio of two variants is the median of their ratios on the same photo in the same round.
+All variants live in one process that is pinned to as many processors as there are threads. They take turns
+photo by photo: whatever else the machine does meets them alike, so that ratios hold where single times do
+not. The ratio of two variants is the median of their ratios on the same photo in the same round.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -198,7 +198,9 @@ def main(
         "threads": threads,
         "rounds": rounds,
         "checkpoint": shown_path(checkpoint),
-        **asdict(manifest.generation),
+        "max_new_tokens": manifest.generation.max_new_tokens,
+        "length_penalty": manifest.generation.length_penalty,
+        "no_repeat_ngram_size": 0,
     }
     click.echo(f"wrote {write_result('speed', told, rows, output)}", err=True)
 

@@ -1,8 +1,8 @@
 """The same checkpoint in plain torch: what a practitioner would run without exporting anything.
 
 It is no straw man: keys and values of the image are computed once, those of earlier words are kept, beams
-share the image's. Only what the runtime does for batches is left out: finished photos stay in the batch, as they
-do in other eager implementations.
+share the image's. Only what the runtime does for batches is left out: finished photos stay in the batch, as
+they do in other eager implementations.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ class TorchCaptioner:
         torch.set_num_threads(threads)
         loaded = load_checkpoint(checkpoint)
         self._model = loaded.model
-        self._ids = TokenIds(*(loaded.tokenizer.token_to_id(token) for token in (PAD, BOS, EOS, UNK)))
+        vocabulary = loaded.tokenizer.get_vocab()
+        self._ids = TokenIds(*(vocabulary[token] for token in (PAD, BOS, EOS, UNK)))
 
     @torch.inference_mode()
     def generate(self, pixels: NDArray[np.uint8], settings: GenerationSettings) -> list[tuple[int, ...]]:
