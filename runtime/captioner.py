@@ -343,7 +343,7 @@ class Captioner:
     def _describe(
         self, pixels: NDArray[np.uint8], settings: GenerationSettings, start: float
     ) -> list[Caption]:
-        """Caption pixels (batch_size, height, width, 3); the clock, `time.perf_counter`, ran from ``start``."""
+        """Caption pixels (batch_size, height, width, 3); ``start`` is when `time.perf_counter` was read."""
         sessions = self._open_sessions()
         encoded = sessions.encoder.encode(pixels)
         results = generate(sessions.decoder, encoded, self._bundle.manifest.tokens, settings)
