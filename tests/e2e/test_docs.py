@@ -226,6 +226,21 @@ def test_command_lines_are_accepted(block: Block) -> None:
     assert problems == []
 
 
+@pytest.mark.parametrize("name", sorted(main.commands))
+def test_every_command_is_documented(name: str) -> None:
+    """docs/CLI.md has a heading for each command, and names each of its options."""
+    page = REPOSITORY / "docs" / "CLI.md"
+    if not page.exists():
+        pytest.skip("there is no docs/CLI.md yet")
+    sections = re.split(r"^#+ ", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    section = "".join(text for text in sections if re.match(rf"`?kiloword {name}\b", text))
+    assert section, f"docs/CLI.md has no heading `kiloword {name}`"
+    options = [
+        parameter.opts for parameter in main.commands[name].params if isinstance(parameter, click.Option)
+    ]
+    assert [names for names in options if not any(option in section for option in names)] == []
+
+
 @pytest.mark.e2e
 @pytest.mark.parametrize("block", [block for block in SHELL if block.run], ids=str)
 def test_shell_blocks_run(block: Block, workplace: Path) -> None:
