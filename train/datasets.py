@@ -154,7 +154,7 @@ def _require_split(annotations: Annotations, split: str | None) -> None:
     found = (
         f"its splits are {', '.join(known)}"
         if known
-        else "it has no splits: leave the split out to use all of it"
+        else "it has no splits: ask for all of it (split None, --split all)"
     )
     raise ConfigError([f"{annotations.source}: no photo of split {split!r}; {found}"])
 
