@@ -30,6 +30,7 @@ _DRAFT_FACTOR = 2
 
 _ORIENTATION_TAG = 0x0112
 _SIDEWAYS = (5, 6, 7, 8)
+_WITH_FRACTIONS = ("JPEG", "MPO")
 _FORMATS = "JPEG, PNG, WebP, GIF, TIFF, BMP or another format of Pillow"
 _MAGIC = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG"}
 
@@ -95,28 +96,32 @@ def _open_file(path: Path) -> BinaryIO:
 
 
 def _read(stream: BinaryIO, spec: ImageSpec, pixel_limit: int, path: Path | None) -> NDArray[np.uint8]:
-    """Decode an encoded picture; a JPEG at the smallest fraction that is large enough."""
+    """Decode an encoded picture."""
     image = _identify(stream, pixel_limit, path)
     _check_size(image, pixel_limit, path)
+    upright_size = _request_fraction(image, spec) if image.format in _WITH_FRACTIONS else None
+    return _to_pixels(image, spec, pixel_limit, path, upright_size)
+
+
+def _request_fraction(image: Image, spec: ImageSpec) -> tuple[int, int]:
+    """Let a JPEG be decoded at the smallest fraction that is large enough; returns its true upright size."""
     upright_size = _upright_size(image)
     width, height = (_DRAFT_FACTOR * edge for edge in _resized_size(upright_size, spec))
     sideways = _orientation(image) in _SIDEWAYS
     image.draft(None, (height, width) if sideways else (width, height))
-    return _to_pixels(image, spec, pixel_limit, path, upright_size)
+    return upright_size
 
 
 def _identify(stream: BinaryIO, pixel_limit: int, path: Path | None) -> Image:
     """Read the header."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
         return Image.open(stream)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_large(str(error), pixel_limit, path) from error
-    except UnidentifiedImageError as error:
-        raise _not_a_picture(stream, path) from error
     except Exception as error:  # a plugin's parser may raise anything at a malformed header
-        raise ImageError("is damaged", path=path, expected="a picture", found=_described(error)) from error
+        raise _not_a_picture(stream, path) from error
 
 
 def _not_a_picture(stream: BinaryIO, path: Path | None) -> ImageError:
@@ -161,6 +166,8 @@ def _to_pixels(
     """Decode, turn, convert and resize; ``upright_size`` is the true one of a JPEG decoded at a fraction."""
     _check_size(image, pixel_limit, path)
     try:
+        # Before its orientation is asked for: Pillow turns TIFF upright while it loads them, and then says so.
+        image.load()
         size = _resized_size(upright_size or _upright_size(image), spec)
         rgb = _to_rgb(_turn_upright(image))
         return np.array(_resize(rgb, size, spec))
