@@ -49,7 +49,13 @@ def measure(
     """Caption one data set with one bundle and one number of beams; a record without the photos' rows."""
     report = evaluate(captioner, records, num_beams=num_beams, tokenizer=tokenizer).as_dict()
     del report["photos"], report["failures"], report["provider"]
+    report["metrics"] = {key: _rounded(value) for key, value in report["metrics"].items()}
+    report["ms_per_photo"] = _rounded(report["ms_per_photo"])
     return {"dataset": name, "bundle_directory": shown_path(captioner.bundle.directory), **report}
+
+
+def _rounded(value: Any) -> Any:
+    return round(value, 4) if isinstance(value, float) else value
 
 
 def against_fp32(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
