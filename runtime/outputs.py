@@ -1,0 +1,326 @@
+"""Where captions go: text, JSONL, CSV, a table; files written whole or not at all; txt sidecars.
+
+Everything is UTF-8. A file name that is no valid UTF-8 (which Linux allows) never stops a run: the odd
+bytes are escaped.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import tempfile
+import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
+
+if TYPE_CHECKING:
+    from kiloword.runtime.captioner import Caption
+
+FORMATS = ("text", "jsonl", "csv", "table")
+"""What `caption --format` offers."""
+
+_CSV_COLUMNS = ("path", "caption", "confidence", "bundle", "latency_ms", "error")
+_ESCAPED = ("Cc", "Cs")  # control characters, and the surrogates that stand for bytes that are no UTF-8
+_TABLE_WIDTH_NO_TERMINAL = 100
+
+
+@dataclass(frozen=True)
+class CaptionRow:
+    """What became of one photo: a caption or an error, never both."""
+
+    path: str
+    """The photo, as the user would write it."""
+    caption: Caption | None = None
+    """What was said of it; None where it failed."""
+    error: str | None = None
+    """Why there is no caption, in one line; None where there is one."""
+
+
+class RowWriter(Protocol):
+    """Writes rows one by one, each complete when `write` returns."""
+
+    def write(self, row: CaptionRow) -> None:
+        """Write one row and flush it, so that whoever reads a pipe sees it now."""
+
+
+def row_fields(row: CaptionRow) -> dict[str, Any]:
+    """A row as JSON-ready fields: `path` with `error`, or with `caption` and what `caption_fields` says."""
+    if row.caption is None:
+        return {"path": row.path, "error": row.error or "unknown error"}
+    return {"path": row.path, **caption_fields(row.caption)}
+
+
+def caption_fields(caption: Caption) -> dict[str, Any]:
+    """What every machine-readable line says of a caption; rounded to what is meaningful."""
+    return {
+        "caption": caption.text,
+        "confidence": round(caption.confidence, 4),
+        "bundle": caption.bundle,
+        "latency_ms": round(caption.latency_ms, 2),
+    }
+
+
+def json_line(fields: dict[str, Any]) -> str:
+    """One line of JSONL: readable UTF-8, escaped only where a file name's bytes cannot be UTF-8."""
+    line = json.dumps(fields, ensure_ascii=False)
+    try:
+        line.encode("utf-8")
+    except UnicodeEncodeError:
+        line = json.dumps(fields, ensure_ascii=True)
+    return line + "\n"
+
+
+def printable(text: str) -> str:
+    r"""Text with control characters and odd bytes escaped: file names may hold line ends and worse.
+
+    >>> print(printable("a\nb.jpg"))
+    a\nb.jpg
+    """
+    return "".join(
+        char.encode("unicode_escape").decode() if unicodedata.category(char) in _ESCAPED else char
+        for char in text
+    )
+
+
+def default_format(output: str | None, *, to_people: bool) -> str:
+    """The format where none was asked for.
+
+    Args:
+        output: The file that was named, if any; `.jsonl` and `.csv` say what is expected in it.
+        to_people: Whether several captions go to a terminal.
+    """
+    if output is not None:
+        return {".jsonl": "jsonl", ".csv": "csv"}.get(Path(output).suffix.lower(), "text")
+    return "table" if to_people else "text"
+
+
+def make_writer(format_name: str, stream: TextIO, *, with_path: bool = True) -> RowWriter:
+    """The writer for one of `FORMATS`.
+
+    Args:
+        format_name: One of `FORMATS`.
+        stream: Where rows go; see `prepare_stream`.
+        with_path: Whether a line of text begins with the photo's path; the other formats always name it.
+    """
+    if format_name == "jsonl":
+        return _JsonlWriter(stream)
+    if format_name == "csv":
+        return _CsvWriter(stream)
+    if format_name == "table":
+        return _TableWriter(stream)
+    return _TextWriter(stream, with_path=with_path)
+
+
+class _TextWriter:
+    """`path: caption`, or the caption alone; errors are talk, and talk goes to stderr."""
+
+    def __init__(self, stream: TextIO, *, with_path: bool) -> None:
+        self._stream = stream
+        self._with_path = with_path
+
+    def write(self, row: CaptionRow) -> None:
+        if row.caption is None:
+            return
+        prefix = f"{printable(row.path)}: " if self._with_path else ""
+        _write_now(self._stream, f"{prefix}{row.caption.text}\n")
+
+
+class _JsonlWriter:
+    """One JSON object per line."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, row: CaptionRow) -> None:
+        _write_now(self._stream, json_line(row_fields(row)))
+
+
+class _CsvWriter:
+    """Comma-separated values with a header; the fields that a row lacks stay empty."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._write_line(dict(zip(_CSV_COLUMNS, _CSV_COLUMNS, strict=True)))
+
+    def write(self, row: CaptionRow) -> None:
+        self._write_line(row_fields(row))
+
+    def _write_line(self, fields: dict[str, Any]) -> None:
+        line = io.StringIO()
+        csv.DictWriter(line, _CSV_COLUMNS, restval="", lineterminator="\n").writerow(fields)
+        _write_now(self._stream, line.getvalue())
+
+
+class _TableWriter:
+    """A table for people: photo, caption, confidence, milliseconds; each row appears when it is ready.
+
+    The column widths are fixed from the terminal's width and not from the rows, which are not known yet.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        from rich.console import Console  # loaded when somebody looks, not for a pipe
+
+        width = None if stream.isatty() else _TABLE_WIDTH_NO_TERMINAL
+        self._console = Console(file=stream, width=width, highlight=False, markup=False, emoji=False)
+        self._stream = stream
+        self._photo_width = max(12, min(36, self._console.width // 3))
+        self._write_cells("photo", "caption", "confidence", "ms", style="bold")
+
+    def write(self, row: CaptionRow) -> None:
+        if row.caption is None:
+            return
+        caption = row.caption
+        self._write_cells(
+            printable(row.path), caption.text, f"{caption.confidence:.2f}", f"{caption.latency_ms:.0f}"
+        )
+
+    def _write_cells(self, photo: str, caption: str, confidence: str, latency: str, style: str = "") -> None:
+        from rich.table import Table
+        from rich.text import Text
+
+        grid = Table.grid(padding=(0, 2, 0, 0), expand=True)
+        grid.add_column(width=self._photo_width)
+        grid.add_column(ratio=1)
+        grid.add_column(width=10, justify="right")
+        grid.add_column(width=6, justify="right")
+        shown = Text(shorten_path(photo, self._photo_width), no_wrap=True)
+        grid.add_row(shown, Text(caption), confidence, latency, style=style)
+        with self._console.capture() as capture:
+            self._console.print(grid)
+        lines = (line.rstrip() for line in capture.get().splitlines())
+        _write_now(self._stream, "\n".join(lines) + "\n")
+
+
+def shorten_path(path: str, width: int) -> str:
+    """A path that fits a column: the end is kept, for that is where the photo's name is.
+
+    >>> shorten_path("holidays/2019/beach/cat.jpg", 16)
+    '…/beach/cat.jpg'
+    """
+    if len(path) <= width:
+        return path
+    tail = path[-(width - 2) :]
+    folders, slash, rest = tail.partition("/")
+    return f"…/{rest}" if slash and rest else f"…{folders[1 - width :]}"
+
+
+def _write_now(stream: TextIO, text: str) -> None:
+    stream.write(text)
+    stream.flush()
+
+
+def prepare_stream(stream: TextIO) -> TextIO:
+    """Make a standard stream UTF-8 whatever the locale (cp1251 crashed on an emoji; so would LANG=C)."""
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace", newline="\n")
+    return stream
+
+
+@contextmanager
+def write_atomically(path: str | Path) -> Iterator[TextIO]:
+    """Open a text file for writing that appears under its name only when the block ends without an exception.
+
+    An existing file stays as it was until then. When the block is left by an exception, what was written so
+    far is kept beside it as `NAME.partial`. What is no ordinary file (`/dev/null`, a pipe) is written
+    directly.
+
+    Args:
+        path: The file; a link is followed, so that the link stays one.
+
+    Raises:
+        OSError: The folder does not exist or cannot be written, or the disk is full.
+    """
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file():
+        with target.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as stream:
+            yield stream
+        return
+    temporary = _temporary_beside(target)
+    try:
+        with temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(target)
+    except BaseException:
+        _keep_partial(temporary, target)
+        raise
+
+
+def _temporary_beside(target: Path) -> Path:
+    """An empty file of its own in the target's folder, with the rights that a new file there gets."""
+    # Cut, so that a name of the longest permitted length still works.
+    handle, name = tempfile.mkstemp(prefix=f".{target.name[:40]}.", suffix=".part", dir=target.parent)
+    os.close(handle)
+    umask = os.umask(0)
+    os.umask(umask)
+    os.chmod(name, 0o666 & ~umask)  # mkstemp makes files that only the owner can read
+    return Path(name)
+
+
+def _keep_partial(temporary: Path, target: Path) -> None:
+    with suppress(OSError):
+        if temporary.stat().st_size:
+            temporary.replace(target.with_name(f"{target.name}.partial"))
+        else:
+            temporary.unlink()
+
+
+def write_sidecar(photo: str, caption: str) -> str | None:
+    """Write a caption to the txt file beside its photo (`cat.jpg` -> `cat.txt`), never over somebody's text.
+
+    An existing file is replaced only if it is empty; if it holds this very caption there is nothing to do.
+
+    Args:
+        photo: The photo's path.
+        caption: The text; a line end is added.
+
+    Returns:
+        None if the sidecar now holds the caption, else why an existing one was left alone, with its path.
+
+    Raises:
+        OSError: The folder cannot be written, or the disk is full.
+    """
+    sidecar = Path(os.path.splitext(photo)[0] + ".txt")
+    content = f"{caption}\n".encode()
+    if os.path.lexists(sidecar):
+        found = sidecar.read_bytes() if sidecar.is_file() else None
+        if found is not None and found.strip() == content.strip():
+            return None
+        if found is None or found.strip():
+            return f"{sidecar}: left as it was: it holds a text that is not this caption"
+        sidecar.unlink()
+    try:
+        _write_new(sidecar, content)
+    except FileExistsError:  # somebody was quicker; theirs stays
+        return f"{sidecar}: left as it was: it appeared while the photo was captioned"
+    return None
+
+
+def _write_new(target: Path, content: bytes) -> None:
+    """Create a file whole, or raise `FileExistsError`; no moment shows half of it."""
+    temporary = _temporary_beside(target)
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        _rename_to_new(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _rename_to_new(temporary: Path, target: Path) -> None:
+    try:
+        os.link(temporary, target)  # unlike a rename, refuses to replace
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links, such as a memory card's
+        if os.path.lexists(target):
+            raise FileExistsError(str(target)) from None
+        temporary.rename(target)
