@@ -166,7 +166,7 @@ def _to_pixels(
     """Decode, turn, convert and resize; ``upright_size`` is the true one of a JPEG decoded at a fraction."""
     _check_size(image, pixel_limit, path)
     try:
-        # Before its orientation is asked for: Pillow turns TIFF upright while it loads them, and then says so.
+        # Before its orientation is asked for: Pillow turns TIFF upright as it loads them, and then says so.
         image.load()
         size = _resized_size(upright_size or _upright_size(image), spec)
         rgb = _to_rgb(_turn_upright(image))
