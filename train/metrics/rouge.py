@@ -1,7 +1,7 @@
 """ROUGE-L: how long a subsequence a caption shares with its references.
 
-Source: Lin, "ROUGE: A Package for Automatic Evaluation of Summaries", 2004; beta 1.2, and the best precision and
-the best recall over the references, as in the COCO caption scores (Chen et al., arXiv 1504.00325).
+Source: Lin, "ROUGE: A Package for Automatic Evaluation of Summaries", 2004; beta 1.2, and the best precision
+and the best recall over the references, as in the COCO caption scores (Chen et al., arXiv 1504.00325).
 """
 
 from __future__ import annotations
