@@ -66,7 +66,7 @@ SAID = [
 
 
 def test_report_scores_what_was_said_and_leaves_failures_out(bundle: Bundle) -> None:
-    """Expected scores: `score`, which the parity tests hold to the reference, on the three captioned photos."""
+    """Expected: what `score`, held to the reference by parity tests, says of the three captioned photos."""
     report = evaluate(Parrot(bundle, list(SAID)), RECORDS, tokenizer="own")
     kept = [(known, said[0]) for known, said in zip(RECORDS, SAID, strict=True) if said is not None]
     expected = score(
