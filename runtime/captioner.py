@@ -125,8 +125,9 @@ class Captioner:
             ConfigError: The settings make no sense.
 
         >>> captioner = Captioner.load()
-        >>> print(captioner.caption("cat.jpg").text)  # doctest: +ELLIPSIS
-        ...
+        >>> caption = captioner.caption("cat.jpg", max_new_tokens=10)
+        >>> len(caption.token_ids) <= 10
+        True
         """
         settings = self._settings(num_beams, max_new_tokens, length_penalty, no_repeat_ngram_size)
         start = time.perf_counter()
