@@ -84,7 +84,11 @@ def _as_path(source: str | os.PathLike[str]) -> Path:
 
 def _open_file(path: Path) -> BinaryIO:
     try:
-        return path.open("rb")
+        stream = path.open("rb")
+        if stream.seekable():
+            return stream
+        with stream:  # a pipe, as in `kiloword caption <(...)`, where decoders cannot jump back and forth
+            return io.BytesIO(stream.read())
     except FileNotFoundError as error:
         raise ImageError("there is no such file", path=path) from error
     except IsADirectoryError as error:

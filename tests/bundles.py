@@ -192,14 +192,11 @@ class _Graph:
         return GraphSpec(file=file, inputs=tuple(self._inputs), outputs=tuple(self._outputs))
 
     def save(self, path: Path) -> None:
-        infos = [
-            [
-                helper.make_tensor_value_info(tensor.name, _ONNX_TYPES[tensor.dtype], tensor.axes)
-                for tensor in side
-            ]
+        inputs, outputs = (
+            [helper.make_tensor_value_info(one.name, _ONNX_TYPES[one.dtype], one.axes) for one in side]
             for side in (self._inputs, self._outputs)
-        ]
-        graph = helper.make_graph(self._nodes, path.stem, *infos, initializer=self._weights)
+        )
+        graph = helper.make_graph(self._nodes, path.stem, inputs, outputs, initializer=self._weights)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
         onnx.checker.check_model(model)
         onnx.save(model, path)
@@ -309,7 +306,7 @@ def _token_inputs(graph: _Graph, length: int | str) -> tuple[str, str]:
 def _attention_inputs(graph: _Graph, cross: bool) -> tuple[list[list[str]], list[list[str]]]:
     """Context and cache inputs, by layer: [key, value]."""
     parts = ("key", "value")
-    sizes = ("batch_size", _HEADS, _TOKENS, _HEAD_DIM)
+    sizes: tuple[int | str, ...] = ("batch_size", _HEADS, _TOKENS, _HEAD_DIM)
     context = [
         [graph.input(f"cross_key_values.{n}.{part}", "context", "float32", *sizes) for part in parts]
         for n in range(_LAYERS if cross else 0)

@@ -11,11 +11,10 @@ import pytest
 from kiloword import Bundle
 from kiloword.runtime import bundle
 
-MODULES = ("", ".runtime.bundle", ".runtime.captioner", ".runtime.errors", ".runtime.generation")
-MODULES += (".runtime.images", ".runtime.schema")
+MODULES = ("bundle", "captioner", "errors", "generation", "images", "schema")
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", ["kiloword", *(f"kiloword.runtime.{name}" for name in MODULES)])
 def test_examples(
     name: str, own_bundle: Bundle, photo_bytes: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -23,6 +22,6 @@ def test_examples(
     monkeypatch.setattr(bundle, "DEFAULT_BUNDLE", own_bundle.directory)
     (tmp_path / "cat.jpg").write_bytes(photo_bytes)
     monkeypatch.chdir(tmp_path)
-    results = doctest.testmod(import_module(f"kiloword{name}"))
+    results = doctest.testmod(import_module(name))
     assert results.attempted > 0
     assert results.failed == 0

@@ -30,10 +30,11 @@ def raw_session(path: Path) -> onnxruntime.InferenceSession:
 def uncached_model(bundle: Bundle, image: NDArray[np.uint8]) -> NextLogprobs:
     """The decoder without cache, batches or beams: the whole prefix goes through the raw graphs each time."""
     encoder, decoder = raw_session(bundle.encoder_path), raw_session(bundle.decoder_path)
-    names = [tensor.feeds for tensor in bundle.manifest.encoder.outputs]
+    names = [str(tensor.feeds) for tensor in bundle.manifest.encoder.outputs]
     start: dict[str, Any] = dict(zip(names, encoder.run(None, {"pixels": image[None]}), strict=True))
     for tensor in bundle.manifest.decoder.inputs_of("cache"):
-        start.setdefault(tensor.name, np.zeros((1, tensor.axes[1], 0, tensor.axes[3]), dtype=np.float32))
+        sizes = (1, int(tensor.axes[1]), 0, int(tensor.axes[3]))
+        start.setdefault(tensor.name, np.zeros(sizes, dtype=np.float32))
     is_recurrent = bundle.manifest.architecture["decoder"] == "recurrent"
     if is_recurrent:
         start["cell"] = np.zeros_like(start["hidden"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -297,6 +298,20 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
     assert str(failure(tmp_path / "no.jpg")) == f"{tmp_path / 'no.jpg'}: there is no such file"
     assert f"Try: kiloword caption {tmp_path}" in str(failure(tmp_path))
     assert "cannot be read" in str(failure("a\0b.jpg"))
+
+
+@pytest.mark.skipif(not Path("/dev/fd").exists(), reason="no /dev/fd on this system")
+def test_pipe() -> None:
+    """`kiloword caption <(unzip -p album.zip a.jpg)` names a pipe, which cannot seek."""
+    for data in (encoded(Image.fromarray(scene()), "PNG"), b"no picture"):
+        reader, writer = os.pipe()
+        with os.fdopen(writer, "wb") as stream:
+            stream.write(data)
+        if data == b"no picture":
+            assert "is not a picture" in str(failure(f"/dev/fd/{reader}"))
+        else:
+            np.testing.assert_array_equal(load_image(f"/dev/fd/{reader}", EXACT), scene())
+        os.close(reader)
 
 
 @pytest.mark.parametrize("source", [5, None, 1.5])

@@ -101,7 +101,12 @@ def test_options(bundles: dict[Kind, Bundle], monkeypatch: pytest.MonkeyPatch) -
     assert options.log_severity_level == 3
     monkeypatch.setattr(sessions, "default_threads", lambda: 2)
     seen: list[int] = []
-    monkeypatch.setattr(sessions, "_session_options", lambda count: seen.append(count) or options)
+
+    def spy(count: int) -> onnxruntime.SessionOptions:
+        seen.append(count)
+        return options
+
+    monkeypatch.setattr(sessions, "_session_options", spy)
     load_sessions(bundles["transformer"], "cpu")
     assert seen == [2, 2]
 
