@@ -337,8 +337,9 @@ def inspect(bundle: str | None, as_json: bool) -> None:
     "--images", type=click.Path(), metavar="DIR", help="The photos' folder.  [default: the usual ones]"
 )
 @click.option(
-    "--format", "format_name", type=click.Choice(("text", "json")), default="text", show_default=True
-)
+    "--format", "format_name", type=click.Choice(("text", "json")), default="text", show_default=True,
+    help="text: the scores; json: all settings and every photo's caption, too.",
+)  # fmt: skip
 @_output("Write to this file instead.")
 @_runs_a_bundle
 @_batch_size
@@ -397,12 +398,12 @@ def train(recipe: str, overrides: tuple[str, ...], resume: bool, output: str | N
     """Train a captioner by a recipe."""
     _log_at_least_info()
     with _needs_extra("train"):
-        from kiloword.train.loop import train as run_training
         from kiloword.train.recipe import load_recipe
 
-        checkpoint = run_training(
-            load_recipe(recipe, overrides), Path(output or f"runs/{Path(recipe).stem}"), resume=resume
-        )
+        plan = load_recipe(recipe, overrides)  # a mistake in it is said before torch's seconds of import
+        from kiloword.train.loop import train as run_training
+
+        checkpoint = run_training(plan, Path(output or f"runs/{plan.name}"), resume=resume)
     click.echo(checkpoint)
 
 
@@ -415,13 +416,9 @@ def train(recipe: str, overrides: tuple[str, ...], resume: bool, output: str | N
 @click.argument("checkpoint", required=False, type=click.Path())
 @click.option("--quantize", is_flag=True, help="Make an int8 bundle beside the fp32 one.")
 @click.option(
-    "-o",
-    "--output",
-    type=click.Path(file_okay=False),
-    metavar="DIR",
-    default="outputs/export",
-    show_default=True,
-)
+    "-o", "--output", type=click.Path(file_okay=False), metavar="DIR", default="outputs/export",
+    show_default=True, help="Where the bundles go.",
+)  # fmt: skip
 @_verbose
 def export(checkpoint: str | None, quantize: bool, output: str) -> None:
     """Export a checkpoint to ONNX bundles.

@@ -200,7 +200,7 @@ class LiveWriter:
 
     Args:
         stream: Where they go.
-        format_name: `jsonl` writes every caption; `text` only those that say something else than the last one,
+        format_name: `jsonl` writes every caption; `text` only those that differ from the last,
             for thirty equal lines a second are no help to a reader.
     """
 

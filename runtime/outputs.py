@@ -204,9 +204,8 @@ def shorten_path(path: str, width: int) -> str:
     """
     if len(path) <= width:
         return path
-    tail = path[-(width - 2) :]
-    folders, slash, rest = tail.partition("/")
-    return f"…/{rest}" if slash and rest else f"…{folders[1 - width :]}"
+    tail = path[-(width - 1) :]
+    return "…" + tail[max(0, tail.find("/")) :]
 
 
 def _write_now(stream: TextIO, text: str) -> None:

@@ -146,9 +146,14 @@ def test_an_interrupted_file_is_kept_beside_the_old_one(tmp_path: Path) -> None:
     """Hours of captions are not thrown away with the last one."""
     target = tmp_path / "out.txt"
     target.write_text("old")
-    with pytest.raises(KeyboardInterrupt), write_atomically(target) as stream:
-        stream.write("half")
-        raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        with write_atomically(target) as stream:
+            stream.write("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert target.read_text() == "old"
     assert (tmp_path / "out.txt.partial").read_text() == "half"
     assert sorted(os.listdir(tmp_path)) == ["out.txt", "out.txt.partial"]
@@ -187,7 +192,10 @@ def test_what_is_no_ordinary_file_is_written_directly(tmp_path: Path) -> None:
 
 
 def test_a_missing_folder_is_an_oserror_that_names_it(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="nowhere"), write_atomically(tmp_path / "nowhere" / "out.txt"):
+    with (
+        pytest.raises(FileNotFoundError, match="nowhere"),
+        write_atomically(tmp_path / "nowhere" / "out.txt"),
+    ):
         pytest.fail("the block must not run")
 
 
@@ -237,7 +245,9 @@ def test_a_sidecar_that_is_a_folder_or_a_dangling_link_is_left_alone(tmp_path: P
     assert not (tmp_path / "nowhere.txt").exists()
 
 
-def test_a_sidecar_that_appears_meanwhile_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sidecar_that_appears_meanwhile_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two runs at once, or a person: between the look and the write, the file came to be."""
     (tmp_path / "dog.txt").write_text("theirs\n")
     monkeypatch.setattr(os.path, "lexists", lambda path: False)
