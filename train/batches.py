@@ -1,4 +1,4 @@
-"""Which photos and captions each training step sees: a pure function of the recipe's seed and the step's number.
+"""Which photos and captions each step sees: a pure function of the recipe's seed and the step's number.
 
 Nothing here keeps a state, so a run that is resumed at step n sees exactly what it would have seen.
 """
@@ -62,9 +62,7 @@ class BatchPlan:
             if is_mirrored(int(views[index])) and not self.captions[row].without_sides:
                 views[index] = 0  # every caption says left or right: the mirror image would make them wrong
         captions = [
-            sample_captions(
-                self.captions[row], self.stage.captions_per_image, is_mirrored(int(view)), random
-            )
+            sample_captions(self.captions[row], self.stage.captions_per_image, is_mirrored(int(view)), random)
             for row, view in zip(rows, views, strict=True)
         ]
         return Batch(rows, views, pad_captions(captions, self.pad))

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from kiloword.train.datasets import CaptionRecord
+from kiloword.train.tokenizers import SPECIAL_TOKENS
 
 _SIDES = re.compile(r"\b(left|right)(most|ward|wards|hand|handed)?\b", re.IGNORECASE)
 
@@ -23,6 +24,12 @@ class TokenIds:
     bos: int
     eos: int
     unk: int
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> TokenIds:
+        """The ids that a tokenizer of ``train.tokenizers`` gave to them."""
+        vocabulary = tokenizer.get_vocab()
+        return cls(*(vocabulary[token] for token in SPECIAL_TOKENS))
 
 
 @dataclass(frozen=True)
@@ -38,10 +45,13 @@ class EncodedCaptions:
 def encode_captions(
     records: Sequence[CaptionRecord], tokenizer: Tokenizer, max_tokens: int
 ) -> list[EncodedCaptions]:
-    """Token ids of each record's captions; longer ones are cut after ``max_tokens`` and then have no ``<eos>``."""
+    """Token ids of each record's captions; those over ``max_tokens`` are cut and then have no ``<eos>``."""
     encoded = []
     for record in records:
-        ids = [np.asarray(item.ids[:max_tokens], np.int64) for item in tokenizer.encode_batch(list(record.captions))]
+        ids = [
+            np.asarray(item.ids[:max_tokens], np.int64)
+            for item in tokenizer.encode_batch(list(record.captions))
+        ]
         safe = tuple(item for item, text in zip(ids, record.captions, strict=True) if not _SIDES.search(text))
         encoded.append(EncodedCaptions(tuple(ids), safe))
     return encoded

@@ -1,7 +1,8 @@
 """Checkpoints: a directory of safetensors and JSON, written whole or not at all. No pickle anywhere.
 
-A *model* directory (``model.safetensors``, ``checkpoint.json``, ``tokenizer.json``) is what export reads. A *resume* directory
-holds beside it the optimizer and the plain weights, and lets a killed run go on exactly as if it had not been.
+A *model* directory (``model.safetensors``, ``checkpoint.json``, ``tokenizer.json``) is what export reads.
+A *resume* directory holds the plain and the averaged weights and the optimizer, and lets a killed run go on
+exactly as if it had not been killed.
 """
 
 from __future__ import annotations
@@ -92,13 +93,20 @@ def load_encoder_weights(model: CaptionModel, path: Path) -> None:
         if wanted[name].shape != weights[name].shape
     ]
     if problems:
-        raise ConfigError(sorted(problems), path=path, hint="a recipe whose [encoder] has the sizes of these weights")
+        raise ConfigError(
+            sorted(problems), path=path, hint="a recipe whose [encoder] has the sizes of these weights"
+        )
     model.encoder.load_state_dict(weights)
 
 
 def save_model(
-    directory: Path, weights: Mapping[str, Tensor], tokenizer: Tokenizer, recipe: Recipe, training: Mapping[str, Any],
-    *, half: bool = False,
+    directory: Path,
+    weights: Mapping[str, Tensor],
+    tokenizer: Tokenizer,
+    recipe: Recipe,
+    training: Mapping[str, Any],
+    *,
+    half: bool = False,
 ) -> None:
     """Writes a model directory in place of an older one; a reader sees either the old or the new, whole.
 
@@ -134,7 +142,9 @@ def load_checkpoint(directory: str | Path) -> Checkpoint:
     except Exception as error:  # tokenizers raises plain Exception for a bad file
         if isinstance(error, MemoryError):
             raise
-        raise CheckpointError(f"damaged checkpoint: {error}", path=path, hint="train again, or copy it again") from error
+        raise CheckpointError(
+            f"damaged checkpoint: {error}", path=path, hint="train again, or copy it again"
+        ) from error
     model = build_model(recipe, tokenizer.get_vocab_size())
     _load_weights(model, {name: tensor.float() for name, tensor in weights.items()}, path)
     digest = hashlib.sha256((path / MODEL_FILE).read_bytes()).hexdigest()
@@ -146,7 +156,9 @@ def _read_facts(path: Path) -> dict[str, Any]:
     needed = (FACTS_FILE, MODEL_FILE, TOKENIZER_FILE)
     missing = [name for name in needed if not (path / name).is_file()]
     if missing:
-        raise CheckpointError("not a checkpoint", path=path, expected=", ".join(needed), found=f"no {missing[0]}", hint=hint)
+        raise CheckpointError(
+            "not a checkpoint", path=path, expected=", ".join(needed), found=f"no {missing[0]}", hint=hint
+        )
     try:
         facts: dict[str, Any] = json.loads((path / FACTS_FILE).read_text(encoding="utf-8"))
         version = facts["format_version"]
@@ -154,8 +166,11 @@ def _read_facts(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"not a checkpoint: {error}", path=path / FACTS_FILE, hint=hint) from error
     if version != FORMAT_VERSION:
         raise CheckpointError(
-            "checkpoint of another version", path=path, expected=f"format_version {FORMAT_VERSION}",
-            found=repr(version), hint="pip install --upgrade kiloword",
+            "checkpoint of another version",
+            path=path,
+            expected=f"format_version {FORMAT_VERSION}",
+            found=repr(version),
+            hint="pip install --upgrade kiloword",
         )
     return facts
 
@@ -171,7 +186,9 @@ def _load_weights(model: CaptionModel, weights: dict[str, Tensor], path: Path) -
 def save_resume(directory: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
     """Writes what a run needs to go on: tensors by name, and plain JSON values."""
     partial = _fresh_sibling(directory)
-    save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, partial / "resume.safetensors")
+    save_file(
+        {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, partial / "resume.safetensors"
+    )
     (partial / "resume.json").write_text(json.dumps(state), encoding="utf-8")
     replace_directory(partial, directory)
 
@@ -188,7 +205,9 @@ def load_resume(directory: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | N
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimizer's state as named tensors, in the order of its parameters."""
     state = optimizer.state_dict()["state"]
-    return {f"optimizer.{index}.{name}": value for index, item in state.items() for name, value in item.items()}
+    return {
+        f"optimizer.{index}.{name}": value for index, item in state.items() for name, value in item.items()
+    }
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
@@ -203,7 +222,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tenso
 
 
 def replace_directory(partial: Path, directory: Path) -> None:
-    """Puts a finished directory in the place of an older one; a kill in between is mended by ``recover_directory``."""
+    """Puts a finished directory in the place of an older one; ``recover_directory`` mends a kill midway."""
     older = directory.with_name(directory.name + ".old")
     shutil.rmtree(older, ignore_errors=True)
     if directory.exists():

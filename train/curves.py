@@ -22,7 +22,9 @@ def draw_curves(journal: Path, target: Path) -> None:
     left.plot(*_smoothed(losses), linewidth=1.2)
     left.set(title="Training loss", xlabel="step", ylabel="nats per token")
     for name in ciders[0][1] if ciders else ():
-        right.plot([step for step, _ in ciders], [scores[name] for _, scores in ciders], marker=".", label=name)
+        right.plot(
+            [step for step, _ in ciders], [scores[name] for _, scores in ciders], marker=".", label=name
+        )
     right.set(title="Validation CIDEr (greedy)", xlabel="step")
     if ciders:
         right.legend()

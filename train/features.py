@@ -1,6 +1,7 @@
 """What the frozen lower part of the encoder sees in each photo, computed once and kept on disk.
 
-A pass over cached features costs a tenth of a pass through the encoder: this is what makes training on a CPU feasible.
+A pass over cached features costs a tenth of a pass through the encoder: this is what makes training on a CPU
+feasible.
 """
 
 from __future__ import annotations
@@ -24,7 +25,13 @@ _BATCH = 32
 
 
 def cache_features(
-    encoder: VisionTransformer, pixels: Pixels, pixels_key: str, block: int, views: int, cache: Path, progress: Progress
+    encoder: VisionTransformer,
+    pixels: Pixels,
+    pixels_key: str,
+    block: int,
+    views: int,
+    cache: Path,
+    progress: Progress,
 ) -> Features:
     """The hidden state before ``block`` for each view of each photo.
 

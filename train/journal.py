@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Journal:
-    """Appends lines; when a run goes on from a checkpoint, what was written after that checkpoint is dropped first."""
+    """Appends lines; when a run goes on, what was written after its checkpoint is dropped first."""
 
     def __init__(self, path: Path, stage: int, step: int) -> None:
         """Opens the file for a run that stands at ``step`` of ``stage``."""

@@ -1,18 +1,16 @@
-"""The training run: stages of steps, validation, checkpoints that resume exactly, a log and a picture of the curves."""
+"""The training run: stages of steps, validation, checkpoints that resume exactly, a log and the curves."""
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -63,8 +61,8 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False, progress: Progr
 
     Args:
         recipe: every choice of the run.
-        output: folder of the run: ``best/`` (the averaged weights with the highest validation CIDEr), ``resume/``,
-            ``metrics.jsonl``, ``curves.png``.
+        output: folder of the run: ``best/`` (the averaged weights with the highest validation CIDEr),
+            ``resume/``, ``metrics.jsonl``, ``curves.png``.
         resume: go on where an earlier start of the same recipe stopped.
         progress: shown how far the run is; by default it only logs.
 
@@ -72,7 +70,8 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False, progress: Progr
         The directory of the best checkpoint.
 
     Raises:
-        ConfigError: data or weights are missing or bad, the output holds another run, or there is nothing to resume.
+        ConfigError: data or weights are missing or bad, the output holds another run, or there is nothing to
+            resume.
     """
     keep_freed_memory()
     torch.set_num_threads(recipe.threads or default_threads())
@@ -196,7 +195,11 @@ class _Run:
         self.model.load_state_dict(self.average)
         material = self.material
         scores = validate(
-            self.model, self.validation, material.tokenizer, material.ids, self.recipe.generation.max_new_tokens
+            self.model,
+            self.validation,
+            material.tokenizer,
+            material.ids,
+            self.recipe.generation.max_new_tokens,
         )
         self._keep_best(scores, done)
         self.model.load_state_dict(weights)
@@ -236,7 +239,9 @@ class _Run:
         recover_directory(self.output / "best")
         saved = load_resume(self.output / "resume")
         if resume and saved is None:
-            raise ConfigError(["there is no run to resume"], path=self.output, hint="the same command without --resume")
+            raise ConfigError(
+                ["there is no run to resume"], path=self.output, hint="the same command without --resume"
+            )
         if not resume and saved is not None:
             hint = "--resume to go on with it, or another folder with -o"
             raise ConfigError(["the folder holds a run already"], path=self.output, hint=hint)
@@ -246,7 +251,9 @@ class _Run:
 
     def _restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         def part(prefix: str) -> dict[str, Tensor]:
-            return {name.removeprefix(prefix): item for name, item in tensors.items() if name.startswith(prefix)}
+            return {
+                name.removeprefix(prefix): item for name, item in tensors.items() if name.startswith(prefix)
+            }
 
         self.model.load_state_dict(part("model."))
         self.average = {name: item.to(self.device) for name, item in part("average.").items()}
@@ -254,7 +261,9 @@ class _Run:
         self.position = Position(**state["position"])
 
 
-def caption_loss(model: CaptionModel, features: Tensor, tokens: Tensor, ids: TokenIds, label_smoothing: float) -> Tensor:
+def caption_loss(
+    model: CaptionModel, features: Tensor, tokens: Tensor, ids: TokenIds, label_smoothing: float
+) -> Tensor:
     """Mean cross-entropy of the next token, over all tokens but padding and unknown words.
 
     Args:
@@ -268,15 +277,19 @@ def caption_loss(model: CaptionModel, features: Tensor, tokens: Tensor, ids: Tok
         A scalar, in nats.
     """
     target = tokens[:, :, 1:]
-    # The model is never taught to write <unk>, and rows of padding are not worth a product with the vocabulary.
+    # The model is never taught to write <unk>, and padding is not worth a product with the vocabulary.
     counts = (target != ids.pad) & (target != ids.unk)
     hidden = model(features, tokens[:, :, :-1])
-    return F.cross_entropy(model.decoder.logits(hidden[counts]).float(), target[counts], label_smoothing=label_smoothing)
+    return F.cross_entropy(
+        model.decoder.logits(hidden[counts]).float(), target[counts], label_smoothing=label_smoothing
+    )
 
 
 def _device(recipe: Recipe) -> torch.device:
     if recipe.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if recipe.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(["device: cuda was asked for, but torch finds no CUDA device"], hint="--set device=cpu")
+        raise ConfigError(
+            ["device: cuda was asked for, but torch finds no CUDA device"], hint="--set device=cpu"
+        )
     return torch.device(recipe.device)

@@ -18,7 +18,7 @@ from kiloword.train.datasets import CaptionRecord, load_records
 from kiloword.train.photos import Photos
 from kiloword.train.pictures import Progress
 from kiloword.train.recipe import DataRecipe, DataSet, Recipe
-from kiloword.train.tokenizers import BOS, EOS, PAD, TOKENIZER_TRAINERS, UNK
+from kiloword.train.tokenizers import TOKENIZER_TRAINERS
 from kiloword.train.validation import ValidationSet
 
 logger = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ def load_material(recipe: Recipe, progress: Progress) -> Material:
         records.extend(found)
         problems.extend(faults)
     tokenizer = _train_tokenizer(recipe, records)
-    ids = TokenIds(*(tokenizer.token_to_id(token) for token in (PAD, BOS, EOS, UNK)))
+    ids = TokenIds.of(tokenizer)
     captions = encode_captions(records, tokenizer, recipe.tokenizer.max_tokens)
     photos = _photos(records, recipe, progress)
     validation = [_validation_set(item, recipe, progress) for item in recipe.data.validation]
@@ -78,7 +78,9 @@ def load_material(recipe: Recipe, progress: Progress) -> Material:
 def _load(item: DataSet, data: DataRecipe) -> tuple[list[CaptionRecord], tuple[str, ...]]:
     root = Path(data.root)
     images = None if item.images is None else root / item.images
-    loaded = load_records(root / item.source, item.split, images=images, max_bad_fraction=data.max_bad_fraction)
+    loaded = load_records(
+        root / item.source, item.split, images=images, max_bad_fraction=data.max_bad_fraction
+    )
     for problem in loaded.problems:
         logger.warning("left out: %s", problem)
     records = list(loaded.records)
@@ -97,7 +99,9 @@ def _train_tokenizer(recipe: Recipe, records: Sequence[CaptionRecord]) -> Tokeni
 def _validation_set(item: DataSet, recipe: Recipe, progress: Progress) -> ValidationSet:
     records, _ = _load(item, recipe.data)
     name = Path(item.source).parent.name or Path(item.source).stem
-    return ValidationSet(Path(item.source).stem if item.split else name, records, _photos(records, recipe, progress))
+    return ValidationSet(
+        Path(item.source).stem if item.split else name, records, _photos(records, recipe, progress)
+    )
 
 
 def _photos(records: Sequence[CaptionRecord], recipe: Recipe, progress: Progress) -> Photos:

@@ -49,7 +49,9 @@ class Photos:
         """Views to choose from; with pixels, as they are and mirrored, each cropped anew every time."""
         return 2 if self.hidden is None else len(self.hidden)
 
-    def features(self, encoder: VisionTransformer, rows: NDArray[np.int64], views: NDArray[np.int64]) -> Tensor:
+    def features(
+        self, encoder: VisionTransformer, rows: NDArray[np.int64], views: NDArray[np.int64]
+    ) -> Tensor:
         """Features of some photos in training, with gradients where the encoder learns.
 
         Args:

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from kiloword.runtime.manifest import ImageSpec
 from kiloword.runtime.images import load_image
+from kiloword.runtime.manifest import ImageSpec
 
 logger = logging.getLogger(__name__)
 
@@ -70,9 +70,9 @@ def mirrored(pixels: Tensor) -> Tensor:
 
 
 def random_views(pixels: Tensor, generator: torch.Generator, mirror: Tensor) -> Tensor:
-    """Random crops with random brightness, contrast and saturation, so that a photo never looks the same twice.
+    """Random crops, brightness, contrast and saturation, so that a photo never looks the same twice.
 
-    Crops keep 60 to 100 % of the area and stretch by at most 4/3, which leaves what a caption speaks of in view.
+    Crops keep 60 to 100 % of the area and stretch by at most 4/3: what a caption speaks of stays in view.
 
     Args:
         pixels: uint8 (B, height, width, 3).
@@ -115,4 +115,5 @@ def _change_colours(image: Tensor, generator: torch.Generator, strength: float =
     mean = image.mean(dim=(1, 2, 3), keepdim=True)
     image = mean + (image - mean) * contrast
     grey = image.mean(dim=1, keepdim=True)
-    return grey + (image - grey) * saturation
+    coloured: Tensor = grey + (image - grey) * saturation
+    return coloured

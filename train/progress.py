@@ -28,7 +28,12 @@ class Progress:
         if self._is_due() or done == total:
             logger.info(
                 "%s, step %d/%d: loss %.3f, %.0f photos/s, %s left in this stage",
-                stage, done, total, loss, photos_per_second, duration(left),
+                stage,
+                done,
+                total,
+                loss,
+                photos_per_second,
+                duration(left),
             )
 
     def note(self, text: str) -> None:

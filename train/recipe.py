@@ -72,7 +72,7 @@ class EncoderRecipe:
     """The ViT encoder."""
 
     weights: str | None = None
-    """safetensors file with timm's names, relative to ``data.root``; leave out to start from random weights."""
+    """safetensors file with timm's names, relative to ``data.root``; by default the weights start random."""
     image_size: int = 224
     patch_size: int = 16
     width: int = 192
@@ -117,8 +117,8 @@ class Stage:
     learning_rate: float
     """Peak rate of the decoder."""
     frozen_blocks: int = 0
-    """Lowest encoder blocks (and the embedding) that do not learn. Their output is computed once for each view of
-    a photo and cached. 0: end to end, with fresh augmentation of the pixels each time."""
+    """Lowest encoder blocks (and the embedding) that do not learn. Their output is computed once for each
+    view of a photo and cached. 0: end to end, with fresh augmentation of the pixels each time."""
     encoder_learning_rate: float = 0.0
     """Peak rate of the last learning encoder block."""
     layer_decay: float = 1.0
@@ -187,7 +187,9 @@ class Recipe:
     decoder: DecoderRecipe = field(default_factory=DecoderRecipe)
     optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
     validation: ValidationRecipe = field(default_factory=ValidationRecipe)
-    generation: GenerationSettings = GenerationSettings(num_beams=3, max_new_tokens=22)
+    generation: GenerationSettings = field(
+        default_factory=lambda: GenerationSettings(num_beams=3, max_new_tokens=22)
+    )
     """How the exported bundle writes captions unless told otherwise."""
 
     def problems(self) -> list[str]:
@@ -199,8 +201,8 @@ class Recipe:
             found += [f"stages[{index}].{problem}" for problem in stage.problems()]
             if not 0 <= stage.frozen_blocks <= self.encoder.depth:
                 found.append(
-                    f"stages[{index}].frozen_blocks: expected 0 to {self.encoder.depth} (the encoder's depth), "
-                    f"found {stage.frozen_blocks}"
+                    f"stages[{index}].frozen_blocks: expected 0 to {self.encoder.depth}, "
+                    f"the encoder's depth, found {stage.frozen_blocks}"
                 )
         if self.tokenizer.max_tokens > self.decoder.max_length:
             found.append(

@@ -14,7 +14,7 @@ from kiloword.train.recipe import OptimizerRecipe, Stage
 
 
 def make_optimizer(model: CaptionModel, stage: Stage, settings: OptimizerRecipe) -> torch.optim.AdamW:
-    """AdamW over what learns in this stage; biases, norms, embeddings of positions and the class token do not decay.
+    """AdamW over what learns in this stage; biases, norms, position embeddings and class token do not decay.
 
     Each group carries its peak rate as ``peak_rate``. What is frozen gets ``requires_grad = False``.
     """

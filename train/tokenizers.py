@@ -1,7 +1,7 @@
 """Tokenizers trained on the captions, by the ``tokenizers`` library: whole words or byte-pair encoding.
 
-The trained tokenizer is one ``tokenizer.json``, read by the runtime as it is. It normalises, splits, adds ``<bos>`` and
-``<eos>`` and joins the pieces again, so that no caller ever handles text by itself.
+The trained tokenizer is one ``tokenizer.json``, read by the runtime as it is. It normalises, splits, adds
+``<bos>`` and ``<eos>`` and joins the pieces again, so that no caller ever handles text by itself.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ def train_word_tokenizer(captions: Iterable[str], *, min_count: int, vocab_size:
     tokenizer.normalizer = _caption_normalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     trainer = trainers.WordLevelTrainer(
-        vocab_size=vocab_size, min_frequency=min_count, special_tokens=list(SPECIAL_TOKENS), show_progress=False
+        vocab_size=vocab_size,
+        min_frequency=min_count,
+        special_tokens=list(SPECIAL_TOKENS),
+        show_progress=False,
     )
     tokenizer.train_from_iterator(captions, trainer)
     return _with_sentence_ends(tokenizer)
@@ -54,7 +57,10 @@ def train_bpe_tokenizer(captions: Iterable[str], *, min_count: int, vocab_size: 
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, min_frequency=min_count, special_tokens=list(SPECIAL_TOKENS), show_progress=False
+        vocab_size=vocab_size,
+        min_frequency=min_count,
+        special_tokens=list(SPECIAL_TOKENS),
+        show_progress=False,
     )
     tokenizer.train_from_iterator(captions, trainer)
     return _with_sentence_ends(tokenizer)

@@ -34,7 +34,8 @@ def validate(
     """Greedy captions of every set, scored.
 
     Returns:
-        ``cider`` of each set by its name, times 100, and their mean as ``mean``: what the best checkpoint is chosen by.
+        CIDEr of each set by its name, times 100, and their mean as ``mean``, which chooses the best
+        checkpoint.
     """
     model.eval()
     scores = {item.name: _cider(model, item, tokenizer, ids, max_tokens) for item in sets}

@@ -22,7 +22,7 @@ class CaptionModel(nn.Module):
         self.decoder = TransformerDecoder(decoder)
 
     def encode(self, pixels: Tensor) -> list[KeyValue]:
-        """uint8 pixels (B, height, width, 3) -> what the decoder needs of the image, for each of its blocks."""
+        """uint8 pixels (B, height, width, 3) -> what each block of the decoder needs of the image."""
         return self.decoder.image_context(self.encoder(pixels))
 
     def forward(self, features: Tensor, input_ids: Tensor) -> Tensor:
