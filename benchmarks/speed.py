@@ -184,6 +184,8 @@ def main(
     fp32_bundle = fp32_bundle or export_fp32(checkpoint)
     bundles = [load_bundle(directory) for directory in (bundle, fp32_bundle)]
     variants = [bundle_variant(item, threads) for item in bundles] + [torch_variant(checkpoint, threads)]
+    if len({variant.name for variant in variants}) < len(variants):
+        raise click.ClickException("the two bundles have the same precision: there is nothing to compare")
     manifest = bundles[0].manifest
     pixels = [load_image(photo, manifest.image) for photo in sorted(PHOTOS.glob("*.jpg"))]
     rows = []
