@@ -29,7 +29,7 @@ class VitConfig:
     heads: int = 3
     """Attention heads; must divide ``width``."""
     drop_path: float = 0.0
-    """Probability that the last block is skipped in training; earlier blocks are skipped less (stochastic depth)."""
+    """Probability that the last block is skipped in training, earlier ones less (stochastic depth)."""
     pixel_mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     """Mean of each colour channel, on the scale 0..1, subtracted inside the model."""
     pixel_std: tuple[float, ...] = (0.5, 0.5, 0.5)
@@ -65,17 +65,25 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """uint8 (B, height, width, 3) -> float (B, patches, W)."""
+        weight, bias = self.folded()
+        return self.cut(pixels, self.patch_size).to(weight.dtype) @ weight.t() + bias
+
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """Weight (W, P * P * 3) and bias (W,) that take raw bytes: W (x * scale - shift) + b, multiplied out.
+
+        Raw bytes then meet one matrix, and an int8 graph can take the uint8 pixels without any rounding.
+        """
+        weight = self.proj.weight.permute(0, 2, 3, 1)  # (W, P, P, 3), the order of the pixels in a patch
+        bias: Tensor = self.proj.bias - (weight * self.shift).flatten(1).sum(1)  # type: ignore[operator]
+        return (weight * self.scale).flatten(1), bias
+
+    @staticmethod
+    def cut(pixels: Tensor, size: int) -> Tensor:
+        """(B, height, width, 3) -> (B, patches, P * P * 3), patches row by row."""
         batch, height, width, channels = pixels.shape
-        size = self.patch_size
         rows, columns = height // size, width // size
         patches = pixels.reshape(batch, rows, size, columns, size, channels).permute(0, 1, 3, 2, 4, 5)
-        weight = self.proj.weight.permute(0, 2, 3, 1)  # (W, P, P, 3), the order of the pixels in a patch
-        # The normalisation is folded into the projection: W (x * scale - shift) + b. Raw bytes then meet one
-        # matrix, and an int8 graph can take the uint8 pixels without any rounding.
-        folded = (weight * self.scale).flatten(1)
-        bias = self.proj.bias - (weight * self.shift).flatten(1).sum(1)  # type: ignore[operator]
-        flat = patches.reshape(batch, rows * columns, size * size * channels).to(folded.dtype)
-        return flat @ folded.t() + bias
+        return patches.reshape(batch, rows * columns, size * size * channels)
 
 
 class SelfAttention(nn.Module):
@@ -153,12 +161,15 @@ class VisionTransformer(nn.Module):
         Returns:
             (B, N, W) float.
         """
-        patches = self.patch_embed(pixels)
-        start = self.cls_token.expand(patches.shape[0], -1, -1)
-        hidden = torch.cat([start, patches], dim=1) + self.pos_embed
+        hidden = self.with_positions(self.patch_embed(pixels))
         for layer in self.blocks[:block]:
             hidden = layer(hidden)
         return hidden
+
+    def with_positions(self, patches: Tensor) -> Tensor:
+        """Puts the class token first and adds positions: (B, N - 1, W) -> (B, N, W)."""
+        start = self.cls_token.expand(patches.shape[0], -1, -1)
+        return torch.cat([start, patches], dim=1) + self.pos_embed
 
     def forward_from(self, hidden: Tensor, block: int) -> Tensor:
         """The features, from the hidden state before block number ``block``: (B, N, W) -> (B, N, W)."""

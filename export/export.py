@@ -1,0 +1,189 @@
+"""From a checkpoint to bundles: export, prove, quantize, compare, write."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kiloword.export.card import write_card
+from kiloword.export.graphs import (
+    DECODER_FILE,
+    ENCODER_FILE,
+    DecoderGraph,
+    EncoderGraph,
+    decoder_spec,
+    encoder_spec,
+)
+from kiloword.export.onnx_export import export_graph
+from kiloword.export.parity import Parity, check_parity
+from kiloword.export.photos import Calibration, calibration_photos
+from kiloword.export.quantize import quantize_decoder, quantize_encoder
+from kiloword.export.report import as_table, compare
+from kiloword.runtime.bundle import TOKENIZER_FILE, write_manifest
+from kiloword.runtime.manifest import Manifest, TokenSpec
+from kiloword.train.checkpoint import FACTS_FILE, Checkpoint, CheckpointError, load_checkpoint, replace_directory
+from kiloword.train.material import image_spec
+from kiloword.train.tokenizers import BOS, EOS, PAD, UNK
+
+logger = logging.getLogger(__name__)
+
+CARD_FILE = "CARD.md"
+_REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def export_bundle(
+    checkpoint: Path | None, output: Path, *, quantize: bool = False, calibration: Path | None = None
+) -> list[Path]:
+    """Exports a checkpoint to ONNX bundles; nothing is written unless every check passes.
+
+    Args:
+        checkpoint: a directory with ``checkpoint.json``, or a run's folder (its best checkpoint is taken). ``None``: the
+            newest run under ``runs/``, else the checkpoint that the repository carries.
+        output: the bundles become ``output/fp32`` and ``output/int8``.
+        quantize: make the int8 bundle, too, and compare both.
+        calibration: folder of photos to measure the ranges of int8 on.
+
+    Returns:
+        The directories of the bundles, fp32 first.
+
+    Raises:
+        CheckpointError: there is no checkpoint, or it is damaged.
+        ParityError: a graph computes something else than torch.
+        ExportError: torch cannot export the model, or int8 is no good.
+    """
+    loaded = load_checkpoint(find_checkpoint(checkpoint))
+    output.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output, prefix=".part-") as folder:
+        fp32 = Path(folder) / "fp32"
+        parity = _export_fp32(loaded, fp32)
+        made = [fp32]
+        if quantize:
+            photos = calibration_photos(calibration, loaded.recipe, image_spec(loaded.recipe))
+            made.append(_quantize(loaded, fp32, Path(folder) / "int8", photos, parity))
+        for bundle in made:
+            replace_directory(bundle, output / bundle.name)
+    return [output / bundle.name for bundle in made]
+
+
+def find_checkpoint(given: Path | None) -> Path:
+    """The checkpoint to export.
+
+    Raises:
+        CheckpointError: nothing was given and there is none.
+    """
+    if given is not None:
+        return given / "best" if (given / "best" / FACTS_FILE).is_file() else given
+    runs = sorted(Path("runs").glob(f"*/best/{FACTS_FILE}"), key=lambda path: path.stat().st_mtime)
+    carried = sorted((_REPOSITORY / "checkpoints").glob(f"*/{FACTS_FILE}"))
+    found = [*carried, *runs]
+    if not found:
+        raise CheckpointError(
+            "there is no checkpoint", expected="a run under runs/", found="none", hint="kiloword train tiny"
+        )
+    logger.info("exporting %s", found[-1].parent)
+    return found[-1].parent
+
+
+def _export_fp32(checkpoint: Checkpoint, directory: Path) -> Parity:
+    """Exports both graphs, checks them against torch and writes the bundle."""
+    directory.mkdir()
+    model, vocab_size = checkpoint.model, checkpoint.model.decoder.config.vocab_size
+    for module, spec, positional in (
+        (EncoderGraph(model), encoder_spec(model), 1),
+        (DecoderGraph(model.decoder), decoder_spec(model), 2),
+    ):
+        path = directory / spec.file
+        export_graph(module.eval(), spec, path, vocab_size=vocab_size, positional=positional)
+        logger.info("exported %s, %.1f MB", spec.file, path.stat().st_size / 1e6)
+    parity = check_parity(model, directory)
+    logger.info("equal to torch in %d cases; largest difference %.1e", parity.cases, parity.largest_difference)
+    _write_bundle(checkpoint, directory, "fp32", {}, {"parity": vars(parity)})
+    return parity
+
+
+def _quantize(checkpoint: Checkpoint, fp32: Path, int8: Path, photos: Calibration, parity: Parity) -> Path:
+    """Makes the int8 bundle beside the fp32 one, compares them, and writes the comparison into it."""
+    int8.mkdir()
+    outliers = quantize_encoder(fp32 / ENCODER_FILE, int8 / ENCODER_FILE, photos.pixels)
+    quantize_decoder(fp32 / DECODER_FILE, int8 / DECODER_FILE)
+    facts = {
+        "encoder": "static uint8 x int8 per channel",
+        "decoder": "8-bit weights in blocks of 128; int8 embedding",
+        "products_with_outliers": outliers,
+        "calibration": {"photos": len(photos.pixels), "source": photos.source},
+    }
+    _write_bundle(checkpoint, int8, "int8", facts, {})
+    report = compare(fp32, int8, photos.pixels)
+    table = as_table(report)
+    logger.info("int8 against fp32:\n%s", table)
+    (int8 / CARD_FILE).unlink()
+    _write_bundle(checkpoint, int8, "int8", facts, {**report, "table": table, "parity": vars(parity)})
+    return int8
+
+
+def _write_bundle(
+    checkpoint: Checkpoint, directory: Path, precision: str, quantization: Mapping[str, Any], report: Mapping[str, Any]
+) -> None:
+    """Adds tokenizer, card and manifest to the graphs in a directory."""
+    model, recipe = checkpoint.model, checkpoint.recipe
+    checkpoint.tokenizer.save(str(directory / TOKENIZER_FILE), pretty=False)
+    card = write_card(checkpoint, precision, recipe.generation, report if "table" in report else {})
+    (directory / CARD_FILE).write_text(card, encoding="utf-8")
+    manifest = Manifest(
+        name=recipe.name,
+        precision="int8" if precision == "int8" else "fp32",
+        architecture={
+            "encoder": "vit",
+            "decoder": "transformer",
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        },
+        image=image_spec(recipe),
+        tokens=_token_spec(checkpoint),
+        generation=recipe.generation,
+        encoder=encoder_spec(model),
+        decoder=decoder_spec(model),
+        files={},
+        provenance={**_provenance(checkpoint), **({"quantization": dict(quantization)} if quantization else {})},
+        report=dict(report),
+    )
+    write_manifest(directory, manifest)
+
+
+def _token_spec(checkpoint: Checkpoint) -> TokenSpec:
+    pad, bos, eos, unknown = (checkpoint.tokenizer.token_to_id(token) for token in (PAD, BOS, EOS, UNK))
+    return TokenSpec(
+        vocab_size=checkpoint.tokenizer.get_vocab_size(),
+        bos_token_id=bos,
+        eos_token_id=eos,
+        pad_token_id=pad,
+        prompt_token_ids=(bos,),
+        suppressed_token_ids=(pad, bos, unknown),
+        max_sequence_length=checkpoint.model.decoder.config.max_length,
+    )
+
+
+def _provenance(checkpoint: Checkpoint) -> dict[str, Any]:
+    packages = ("kiloword", "torch", "onnx", "onnxruntime", "tokenizers")
+    return {
+        "recipe": checkpoint.recipe.as_table(),
+        "training": dict(checkpoint.training),
+        "checkpoint_sha256": checkpoint.digest,
+        "git_commit": _git_commit(),
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "licence": checkpoint.recipe.data.licence,
+    }
+
+
+def _git_commit() -> str | None:
+    """The commit of the code that exports; ``None`` outside of a checkout."""
+    git = shutil.which("git")
+    if git is None or not (_REPOSITORY / ".git").exists():
+        return None
+    result = subprocess.run([git, "-C", str(_REPOSITORY), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return result.stdout.strip() or None
