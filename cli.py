@@ -196,7 +196,7 @@ def caption(
 
     captioner = Captioner.load(bundle, provider=provider, threads=threads)
     one_photo, from_stdin = names_one_photo(paths), "-" in paths
-    with _open_output(output) as stream, _progress(paths, one_photo or from_stdin) as progress:
+    with _open_output(output) as stream:
         shown = stream.isatty() and not one_photo
         writer = make_writer(
             format_name or default_format(output, to_people=shown), stream, with_path=not one_photo
@@ -210,21 +210,26 @@ def caption(
             decode_threads=threads,
             max_wait_s=_STDIN_WAIT_S if from_stdin else None,
         )
-        recorded = record_rows(rows, writer, progress, sidecars=sidecar is not None)
+        with _progress(paths) as progress:
+            recorded = record_rows(rows, writer, progress, sidecars=sidecar is not None)
     if recorded.failed:
         if recorded.photos > 1:
             _log.error("%d of %d failed", recorded.failed, recorded.photos)
         sys.exit(EXIT_FAILED)
 
 
-def _progress(paths: tuple[str, ...], uncountable: bool) -> CaptionProgress:
-    from kiloword.runtime.folders import expand_paths
+def _progress(paths: tuple[str, ...]) -> CaptionProgress:
+    """A bar for several photos and for people, who are not typing the paths themselves."""
+    from kiloword.runtime.folders import expand_paths, names_one_photo
     from kiloword.runtime.progress import CaptionProgress
 
     def count() -> int:
         return sum(1 for _ in expand_paths(paths))
 
-    return CaptionProgress(enabled=sys.stderr.isatty(), count_photos=None if uncountable else count)
+    from_stdin = "-" in paths
+    typing = from_stdin and sys.stdin.isatty()
+    wanted = sys.stderr.isatty() and not typing and not names_one_photo(paths)
+    return CaptionProgress(enabled=wanted, count_photos=None if from_stdin else count)
 
 
 def _open_output(output: str | None) -> AbstractContextManager[TextIO]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import os
 import tempfile
 import unicodedata
@@ -20,6 +21,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 if TYPE_CHECKING:
     from kiloword.runtime.captioner import Caption
+
+_log = logging.getLogger(__name__)
 
 FORMATS = ("text", "jsonl", "csv", "table")
 """What `caption --format` offers."""
@@ -263,9 +266,11 @@ def _temporary_beside(target: Path) -> Path:
 
 
 def _keep_partial(temporary: Path, target: Path) -> None:
+    partial = target.with_name(f"{target.name}.partial")
     with suppress(OSError):
         if temporary.stat().st_size:
-            temporary.replace(target.with_name(f"{target.name}.partial"))
+            temporary.replace(partial)
+            _log.warning("what was written so far is in %s", partial)
         else:
             temporary.unlink()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Thread
@@ -28,7 +29,9 @@ class CaptionProgress:
         self._bar = _make_bar() if enabled else None
         self._count_photos = count_photos
         self._total: int | None = None
+        self._photos = 0
         self._failed = 0
+        self._start = time.monotonic()
 
     def __enter__(self) -> CaptionProgress:
         if self._bar is not None:
@@ -41,6 +44,9 @@ class CaptionProgress:
     def __exit__(self, *exception: object) -> None:
         if self._bar is not None:
             self._bar.stop()
+            if self._photos > 1:
+                seconds = time.monotonic() - self._start
+                sys.stderr.write(f"{self._photos} photos in {seconds:.1f} s\n")
 
     @contextmanager
     def aside(self) -> Iterator[None]:
@@ -56,6 +62,7 @@ class CaptionProgress:
         """Count one photo."""
         if self._bar is None:
             return
+        self._photos += 1
         self._failed += failed
         self._bar.update(
             self._bar.task_ids[0],

@@ -45,7 +45,7 @@ class CaptionWindow:
         self._cv2 = import_cv2()
         _check_display()
         try:
-            self._cv2.namedWindow(_TITLE, self._cv2.WINDOW_NORMAL | self._cv2.WINDOW_KEEPRATIO)
+            self._cv2.namedWindow(_TITLE, self._window_flags())
         except self._cv2.error as error:
             raise CameraError(
                 "this OpenCV shows no windows",
@@ -74,8 +74,16 @@ class CaptionWindow:
         key = self._cv2.waitKey(_POLL_MS) & 0xFF
         return key not in (ord("q"), _ESCAPE)
 
+    def _window_flags(self) -> int:
+        cv2 = self._cv2
+        # GUI_NORMAL: without Qt's toolbar, whose buttons have nothing to do with captions.
+        return int(cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL)
+
     def _closed(self) -> bool:
-        return bool(self._cv2.getWindowProperty(_TITLE, self._cv2.WND_PROP_VISIBLE) < 1)
+        try:
+            return bool(self._cv2.getWindowProperty(_TITLE, self._cv2.WND_PROP_VISIBLE) < 1)
+        except self._cv2.error:  # OpenCV 5 raises for a window that is gone, OpenCV 4 gives -1
+            return True
 
 
 def _check_display() -> None:
