@@ -19,7 +19,6 @@ from kiloword.train.captions import TokenIds
 from kiloword.train.checkpoint import load_checkpoint
 from kiloword.train.models.captioner import CaptionModel
 from kiloword.train.tokenizers import BOS, EOS, PAD, UNK
-from kiloword.train.validation import greedy
 
 
 class TorchCaptioner:
@@ -40,6 +39,32 @@ class TorchCaptioner:
             return beam_search(self._model, features, self._ids, settings)
         rows = greedy(self._model, features, self._ids, settings.max_new_tokens).tolist()
         return [_until(row, self._ids.eos) for row in rows]
+
+
+def greedy(model: CaptionModel, features: Tensor, ids: TokenIds, max_tokens: int) -> Tensor:
+    """The most probable next token, again and again, with a key/value cache.
+
+    Args:
+        model: In evaluation mode.
+        features: (B, N, image_width), what the encoder returned.
+        ids: ``pad``, ``bos`` and ``unk`` are never written; a finished row is filled with ``eos``.
+        max_tokens: Most new tokens.
+
+    Returns:
+        int64 (B, at most max_tokens).
+    """
+    context = model.decoder.image_context(features)
+    last = torch.full((len(features), 1), ids.bos, dtype=torch.int64, device=features.device)
+    past, finished = None, torch.zeros_like(last, dtype=torch.bool)
+    written: list[Tensor] = []
+    while len(written) < max_tokens and not finished.all():
+        hidden, past = model.decoder(last, context, past)
+        logits = model.decoder.logits(hidden[:, -1])
+        logits[:, [ids.pad, ids.bos, ids.unk]] = -torch.inf
+        last = logits.argmax(-1, keepdim=True).masked_fill(finished, ids.eos)
+        finished = finished | (last == ids.eos)
+        written.append(last)
+    return torch.cat(written, dim=1)
 
 
 def beam_search(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 
@@ -19,11 +19,38 @@ from kiloword.runtime.manifest import GenerationSettings, TokenSpec, check_gener
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from kiloword.runtime.sessions import DecoderSession, Tensors
+    from kiloword.runtime.sessions import Tensors
 
 Floats: TypeAlias = "NDArray[np.float32]"
 Scores: TypeAlias = "NDArray[np.float64]"
 Ids: TypeAlias = "NDArray[np.int64]"
+
+
+class Decoder(Protocol):
+    """What the search asks of a decoder; `runtime.sessions.DecoderSession` says what each method does.
+
+    A model in training is asked the same (`train/validation.py`), so that it is judged by the captions that
+    its exported form will write.
+    """
+
+    @property
+    def token_by_token(self) -> bool:
+        """True when one call reads one token."""
+        ...
+
+    def context(self, encoded: Tensors) -> Tensors:
+        """Pick what stays the same at each step."""
+        ...
+
+    def initial_state(self, encoded: Tensors, batch_size: int) -> Tensors:
+        """Make the states of before the first token."""
+        ...
+
+    def step(
+        self, input_ids: Ids, beam_rows: Ids, context: Tensors, state: Tensors
+    ) -> tuple[Floats, Tensors]:
+        """Read tokens and predict the one that follows."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -39,7 +66,7 @@ class Generated:
 
 
 def generate(
-    decoder: DecoderSession, encoded: Tensors, tokens: TokenSpec, settings: GenerationSettings
+    decoder: Decoder, encoded: Tensors, tokens: TokenSpec, settings: GenerationSettings
 ) -> list[Generated]:
     """Write a caption for each image of a batch.
 
@@ -67,7 +94,7 @@ def generate(
 
 
 def generate_stream(
-    decoder: DecoderSession, encoded: Tensors, tokens: TokenSpec, settings: GenerationSettings
+    decoder: Decoder, encoded: Tensors, tokens: TokenSpec, settings: GenerationSettings
 ) -> Iterator[tuple[int, ...]]:
     """Write a caption for one image greedily, and show it as it grows.
 
@@ -119,7 +146,7 @@ class _BeamSearch:
     """
 
     def __init__(
-        self, decoder: DecoderSession, encoded: Tensors, tokens: TokenSpec, settings: GenerationSettings
+        self, decoder: Decoder, encoded: Tensors, tokens: TokenSpec, settings: GenerationSettings
     ) -> None:
         problems = check_generation(settings, tokens)
         if problems:

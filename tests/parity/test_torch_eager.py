@@ -8,13 +8,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from benchmarks.torch_eager import beam_search  # noqa: E402
+from benchmarks.torch_eager import beam_search, greedy  # noqa: E402
 from kiloword.runtime.manifest import GenerationSettings  # noqa: E402
 from kiloword.train.captions import TokenIds  # noqa: E402
 from kiloword.train.models.captioner import CaptionModel  # noqa: E402
 from kiloword.train.models.decoder import DecoderConfig  # noqa: E402
 from kiloword.train.models.vit import VitConfig  # noqa: E402
-from kiloword.train.validation import greedy  # noqa: E402
 
 pytestmark = pytest.mark.parity
 
@@ -71,7 +70,7 @@ def test_a_beam_that_holds_everything_finds_the_best(
 
 @torch.inference_mode()
 def test_one_beam_is_greedy(model: CaptionModel, features: torch.Tensor) -> None:
-    """The training side's own greedy search knows nothing of beams; cut at its first end of sequence."""
+    """The greedy search knows nothing of beams; its rows are cut at their first end of sequence."""
     found = beam_search(model, features, IDS, GenerationSettings(num_beams=1, max_new_tokens=6))
     rows = greedy(model, features, IDS, 6).tolist()
     assert found == [tuple(row[: row.index(IDS.eos) + 1] if IDS.eos in row else row) for row in rows]
