@@ -10,7 +10,11 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.onnx import ops as onnx_ops
 from torch.nn import functional as F
+
+KeyValue = tuple[Tensor, Tensor]
+"""Keys and values, each (B, H, K, D)."""
 
 
 def attention_weights(query: Tensor, key: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -35,7 +39,9 @@ def attention_weights(query: Tensor, key: Tensor, mask: Tensor | None = None) ->
 def attend(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, dropout: float = 0.0
 ) -> Tensor:
-    """softmax(QK^T / sqrt(d)) V: in the open when exported, by PyTorch's fused kernel otherwise.
+    """softmax(QK^T / sqrt(d)) V by the fused kernel of PyTorch, or of ONNX when exported.
+
+    ``attention_weights(query, key, mask) @ value`` is the same in the open.
 
     Args:
         query: (B, H, Q, D) float.
@@ -48,8 +54,47 @@ def attend(
         (B, H, Q, D) float.
     """
     if torch.compiler.is_exporting():
-        return attention_weights(query, key, mask) @ value
+        mixed: Tensor = onnx_ops.attention(query, key, value, mask)[0]
+        return mixed
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+
+
+def self_attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    heads: int,
+    *,
+    mask: Tensor | None = None,
+    past: KeyValue | None = None,
+    dropout: float = 0.0,
+) -> tuple[Tensor, KeyValue]:
+    """Multi-head self-attention, with the keys and values of earlier positions put before the new ones.
+
+    Exported, all of it is one operator: no transposes, no concatenation, a quarter fewer nodes in a decoder's step.
+
+    Args:
+        query: (B, Q, W) float, new positions.
+        key: (B, Q, W) float.
+        value: (B, Q, W) float.
+        heads: number of heads; divides W.
+        mask: boolean, broadcastable to (B, H, Q, K); True where a query may look.
+        past: keys and values of earlier positions, each (B, H, K - Q, D).
+        dropout: probability that a weight is dropped; only while training.
+
+    Returns:
+        (B, Q, W) float, and the keys and values of all positions, each (B, H, K, D).
+    """
+    if torch.compiler.is_exporting():
+        past_key, past_value = past or (None, None)
+        mixed, keys, values, _ = onnx_ops.attention(
+            query, key, value, mask, past_key, past_value, q_num_heads=heads, kv_num_heads=heads
+        )
+        return mixed, (keys, values)
+    keys, values = split_heads(key, heads), split_heads(value, heads)
+    if past is not None:
+        keys, values = torch.cat([past[0], keys], dim=2), torch.cat([past[1], values], dim=2)
+    return merge_heads(attend(split_heads(query, heads), keys, values, mask, dropout)), (keys, values)
 
 
 def split_heads(hidden: Tensor, heads: int) -> Tensor:

@@ -12,10 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from kiloword.train.models.attention import FeedForward, attend, merge_heads, split_heads
-
-KeyValue = tuple[Tensor, Tensor]
-
+from kiloword.train.models.attention import FeedForward, KeyValue, attend, merge_heads, self_attend, split_heads
 
 @dataclass(frozen=True)
 class DecoderConfig:
@@ -85,23 +82,23 @@ class DecoderBlock(nn.Module):
 
     def _look_back(self, hidden: Tensor, past: KeyValue | None, mask: Tensor) -> tuple[Tensor, KeyValue]:
         """Masked self-attention over the earlier tokens and the new ones."""
-        heads = self.config.heads
-        query, key, value = (split_heads(part, heads) for part in self.self_qkv(hidden).chunk(3, dim=-1))
-        if past is not None:
-            key, value = torch.cat([past[0], key], dim=2), torch.cat([past[1], value], dim=2)
-        mixed = self._attend(query, key, value, mask)
-        return self.self_out(merge_heads(mixed)), (key, value)
+        parts = self.self_qkv(hidden).chunk(3, dim=-1)
+        mixed, present = self_attend(
+            *parts, self.config.heads, mask=mask, past=past, dropout=self._attention_dropout
+        )
+        return self.self_out(mixed), present
 
     def _look_at_image(self, hidden: Tensor, image: KeyValue) -> Tensor:
         """Cross-attention. All rows of an image are query rows of one product: its keys are never copied."""
         rows, length, width = hidden.shape
         pictures = image[0].shape[0]
         query = self.cross_query(hidden).reshape(pictures, -1, width)  # (B, R / B * L, W)
-        mixed = self._attend(split_heads(query, self.config.heads), *image, None)
+        mixed = attend(split_heads(query, self.config.heads), *image, dropout=self._attention_dropout)
         return self.cross_out(merge_heads(mixed).reshape(rows, length, width))  # type: ignore[no-any-return]
 
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        return attend(query, key, value, mask, self.config.dropout if self.training else 0.0)
+    @property
+    def _attention_dropout(self) -> float:
+        return self.config.dropout if self.training else 0.0
 
 
 class TransformerDecoder(nn.Module):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from kiloword.train.models.attention import FeedForward, attend, merge_heads, split_heads
+from kiloword.train.models.attention import FeedForward, self_attend
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,8 @@ class SelfAttention(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(B, N, W) -> (B, N, W)."""
-        query, key, value = (split_heads(part, self.heads) for part in self.qkv(hidden).chunk(3, dim=-1))
-        return self.proj(merge_heads(attend(query, key, value)))  # type: ignore[no-any-return]
+        mixed, _ = self_attend(*self.qkv(hidden).chunk(3, dim=-1), self.heads)
+        return self.proj(mixed)  # type: ignore[no-any-return]
 
 
 class Block(nn.Module):
