@@ -139,6 +139,8 @@ def _as_written(*lines: str) -> str:
 @_verbose
 def main() -> None:
     """Describe photos in words, on this machine."""
+    # Packages that the exporter imports give the root logger a handler, and each line would come twice.
+    _log.propagate = False
 
 
 @main.command(
@@ -421,11 +423,15 @@ def train(recipe: str, overrides: tuple[str, ...], resume: bool, output: str | N
 @click.argument("checkpoint", required=False, type=click.Path())
 @click.option("--quantize", is_flag=True, help="Make an int8 bundle beside the fp32 one.")
 @click.option(
+    "--calibration", type=click.Path(), metavar="DIR",
+    help="Photos to measure the ranges of int8 on.  [default: the training photos, else the examples]",
+)  # fmt: skip
+@click.option(
     "-o", "--output", type=click.Path(file_okay=False), metavar="DIR", default="outputs/export",
-    show_default=True, help="Where the bundles go.",
+    show_default=True, help="Where the bundles go: DIR/fp32, DIR/int8.",
 )  # fmt: skip
 @_verbose
-def export(checkpoint: str | None, quantize: bool, output: str) -> None:
+def export(checkpoint: str | None, quantize: bool, calibration: str | None, output: str) -> None:
     """Export a checkpoint to ONNX bundles.
 
     What was exported is checked against torch first. Without CHECKPOINT, the newest run is exported, else
@@ -436,7 +442,10 @@ def export(checkpoint: str | None, quantize: bool, output: str) -> None:
         from kiloword.export.export import export_bundle
 
         bundles = export_bundle(
-            None if checkpoint is None else Path(checkpoint), Path(output), quantize=quantize
+            None if checkpoint is None else Path(checkpoint),
+            Path(output),
+            quantize=quantize,
+            calibration=None if calibration is None else Path(calibration),
         )
     for bundle in bundles:
         click.echo(bundle)

@@ -494,12 +494,23 @@ def test_evaluate(bundle: str, folder: Path, tmp_path: Path) -> None:
     assert len(json.loads(out.read_text("utf-8"))["photos"]) == 2
 
 
-@pytest.mark.parametrize("command", [("evaluate",), ("train",)], ids=lambda command: command[0])
-def test_what_is_not_there_is_one_error(command: tuple[str], bundle: str, tmp_path: Path) -> None:
-    if command == ("train",):
-        pytest.importorskip("torch")
-    options = ("--bundle", bundle) if command == ("evaluate",) else ()
-    assert_one_error(kiloword(*command, tmp_path / "nowhere", *options), "nowhere")
+def test_evaluate_without_a_data_set(bundle: str, tmp_path: Path) -> None:
+    assert_one_error(kiloword("evaluate", tmp_path / "nowhere", "--bundle", bundle), "nowhere")
+
+
+def test_train_without_a_recipe(tmp_path: Path) -> None:
+    """The recipe is read before torch is imported."""
+    assert_one_error(kiloword("train", tmp_path / "nowhere.toml"), "nowhere.toml", "recipe")
+
+
+@pytest.mark.parametrize("name", ["nowhere", "empty", "file.txt"])
+def test_export_of_what_is_no_checkpoint(name: str, tmp_path: Path) -> None:
+    for package in ("torch", "onnx", "onnxscript"):
+        pytest.importorskip(package)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file.txt").write_text("no checkpoint\n")
+    assert_one_error(kiloword("export", tmp_path / name, "-o", tmp_path / "out"), name, "checkpoint")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("arguments", [("train", "tiny"), ("export", "nowhere")], ids=["train", "export"])

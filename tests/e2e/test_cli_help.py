@@ -62,9 +62,9 @@ def test_version() -> None:
 
 
 @pytest.mark.parametrize("arguments", [["-v", "inspect", "."], ["inspect", "-v", "."]])
-def test_verbose_stands_anywhere(arguments: list[str]) -> None:
+def test_verbose_stands_anywhere(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     logger = logging.getLogger("kiloword")
-    logger.setLevel(logging.NOTSET)
+    for name, value in (("level", logging.NOTSET), ("propagate", True), ("handlers", [])):
+        monkeypatch.setattr(logger, name, value)
     CliRunner().invoke(main, arguments)
     assert logger.level == logging.INFO
-    logger.setLevel(logging.NOTSET)
