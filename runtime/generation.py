@@ -130,12 +130,9 @@ class _Candidates:
 
     def take(self, order: Ids) -> _Candidates:
         """Choose and order along the candidates' axis."""
-        return _Candidates(
-            beams=np.take_along_axis(self.beams, order, axis=1),
-            tokens=np.take_along_axis(self.tokens, order, axis=1),
-            logprobs=np.take_along_axis(self.logprobs, order, axis=1),
-            totals=np.take_along_axis(self.totals, order, axis=1),
-        )
+        # Plain indexing: np.take_along_axis takes three times as long for arrays as small as these.
+        chosen = (np.arange(len(order))[:, None], order)
+        return _Candidates(self.beams[chosen], self.tokens[chosen], self.logprobs[chosen], self.totals[chosen])
 
 
 class _BeamSearch:
@@ -215,8 +212,8 @@ class _BeamSearch:
         _ban_repeats(logprobs, self._sequences, repeat_size, self._tokens.eos_token_id)
         # The best of an image are among the best of its hypotheses: no sort over their whole vocabularies.
         tokens = np.argpartition(logprobs, -count, axis=2)[:, :, -count:].astype(np.int64, copy=False)
-        chosen = np.take_along_axis(logprobs, tokens, axis=2)
         beams = np.arange(tokens.shape[1], dtype=np.int64)[:, None]
+        chosen = logprobs[np.arange(len(tokens))[:, None, None], beams, tokens]
         rows = (len(tokens), -1)
         flat = _Candidates(
             beams=np.broadcast_to(beams, tokens.shape).reshape(rows),
