@@ -10,8 +10,8 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.onnx import ops as onnx_ops
 from torch.nn import functional as F
+from torch.onnx import ops as onnx_ops
 
 KeyValue = tuple[Tensor, Tensor]
 """Keys and values, each (B, H, K, D)."""
@@ -71,7 +71,8 @@ def self_attend(
 ) -> tuple[Tensor, KeyValue]:
     """Multi-head self-attention, with the keys and values of earlier positions put before the new ones.
 
-    Exported, all of it is one operator: no transposes, no concatenation, a quarter fewer nodes in a decoder's step.
+    Exported, all of it is one operator: no transposes, no concatenation, a quarter fewer nodes in a decoder's
+    step.
 
     Args:
         query: (B, Q, W) float, new positions.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from kiloword.train.models.decoder import DecoderConfig, KeyValue, TransformerDecoder
+from kiloword.train.models.attention import KeyValue
+from kiloword.train.models.decoder import DecoderConfig, TransformerDecoder
 from kiloword.train.models.vit import VisionTransformer, VitConfig
 
 

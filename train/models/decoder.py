@@ -12,7 +12,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from kiloword.train.models.attention import FeedForward, KeyValue, attend, merge_heads, self_attend, split_heads
+from kiloword.train.models.attention import (
+    FeedForward,
+    KeyValue,
+    attend,
+    merge_heads,
+    self_attend,
+    split_heads,
+)
+
 
 @dataclass(frozen=True)
 class DecoderConfig:
@@ -82,9 +90,9 @@ class DecoderBlock(nn.Module):
 
     def _look_back(self, hidden: Tensor, past: KeyValue | None, mask: Tensor) -> tuple[Tensor, KeyValue]:
         """Masked self-attention over the earlier tokens and the new ones."""
-        parts = self.self_qkv(hidden).chunk(3, dim=-1)
+        query, key, value = self.self_qkv(hidden).chunk(3, dim=-1)
         mixed, present = self_attend(
-            *parts, self.config.heads, mask=mask, past=past, dropout=self._attention_dropout
+            query, key, value, self.config.heads, mask=mask, past=past, dropout=self._attention_dropout
         )
         return self.self_out(mixed), present
 

@@ -97,7 +97,8 @@ class SelfAttention(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(B, N, W) -> (B, N, W)."""
-        mixed, _ = self_attend(*self.qkv(hidden).chunk(3, dim=-1), self.heads)
+        query, key, value = self.qkv(hidden).chunk(3, dim=-1)
+        mixed, _ = self_attend(query, key, value, self.heads)
         return self.proj(mixed)  # type: ignore[no-any-return]
 
 
