@@ -7,7 +7,6 @@ feasible.
 from __future__ import annotations
 
 import hashlib
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kiloword.train.arrays import cached_array
 from kiloword.train.models.vit import VisionTransformer
 from kiloword.train.pictures import Pixels, Progress, mirrored, random_views
-
-logger = logging.getLogger(__name__)
 
 Features = NDArray[np.float16]
 _BATCH = 32
@@ -46,21 +44,22 @@ def cache_features(
 
     Returns:
         float16 (views, photos, tokens, width), read-only, memory-mapped.
+
+    Raises:
+        ConfigError: the disk has no room for them.
     """
-    target = cache / f"features-{_features_key(encoder, pixels_key, block, views)}.npy"
-    if not target.exists():
-        partial = target.with_suffix(".part")
-        shape = (views, len(pixels), encoder.config.tokens, encoder.config.width)
-        store = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float16, shape=shape)
+
+    def fill(store: Features) -> None:
         for view in range(views):
             for start in range(0, len(pixels), _BATCH):
-                batch = view_of(torch.from_numpy(np.array(pixels[start : start + _BATCH])), view, seed=start)
+                photos = pixels[start : start + _BATCH]
+                batch = view_of(torch.from_numpy(np.array(photos)), view, seed=start)
                 store[view, start : start + _BATCH] = hidden_states(encoder, batch, block).numpy()
-                progress("encoding photos", view * len(pixels) + start, views * len(pixels))
-        store.flush()
-        partial.rename(target)
-    mapped: Features = np.load(target, mmap_mode="r")
-    return mapped
+                progress("encoding photos", view * len(pixels) + start + len(photos), views * len(pixels))
+
+    target = cache / f"features-{_features_key(encoder, pixels_key, block, views)}.npy"
+    shape = (views, len(pixels), encoder.config.tokens, encoder.config.width)
+    return cached_array(target, shape, np.float16, fill)
 
 
 def is_mirrored(view: int) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,12 +15,15 @@ from torch.nn import functional as F
 
 from kiloword.runtime.images import load_image
 from kiloword.runtime.manifest import ImageSpec
-
-logger = logging.getLogger(__name__)
+from kiloword.runtime.threads import default_threads
+from kiloword.train.arrays import cached_array
 
 Pixels = NDArray[np.uint8]
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many are done, and how many there are."""
+
+_AHEAD = 64
+"""Photos that may be decoded and not yet written."""
 
 
 def pack_photos(photos: Sequence[Path], spec: ImageSpec, cache: Path, progress: Progress) -> Pixels:
@@ -38,21 +40,20 @@ def pack_photos(photos: Sequence[Path], spec: ImageSpec, cache: Path, progress: 
 
     Raises:
         ImageError: a photo cannot be read.
+        ConfigError: the disk has no room for them.
     """
+
+    def fill(packed: Pixels) -> None:
+        with ThreadPoolExecutor(default_threads()) as pool:  # Pillow decodes without the interpreter lock
+            for start in range(0, len(photos), _AHEAD):
+                # One group at a time: a pool that is given all photos decodes them faster than a disk writes.
+                group = pool.map(lambda photo: load_image(photo, spec), photos[start : start + _AHEAD])
+                for index, pixels in enumerate(group, start):
+                    packed[index] = pixels
+                    progress("decoding photos", index + 1, len(photos))
+
     target = cache / f"pixels-{photos_key(photos, spec)}.npy"
-    if not target.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        partial = target.with_suffix(".part")
-        shape = (len(photos), spec.height, spec.width, 3)
-        packed = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
-        with ThreadPoolExecutor(max_workers=2) as pool:  # Pillow decodes without the interpreter lock
-            for index, pixels in enumerate(pool.map(lambda photo: load_image(photo, spec), photos)):
-                packed[index] = pixels
-                progress("decoding photos", index + 1, len(photos))
-        packed.flush()
-        partial.rename(target)
-    mapped: Pixels = np.load(target, mmap_mode="r")
-    return mapped
+    return cached_array(target, (len(photos), spec.height, spec.width, 3), np.uint8, fill)
 
 
 def photos_key(photos: Sequence[Path], spec: ImageSpec) -> str:
