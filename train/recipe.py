@@ -36,6 +36,11 @@ class DataSet:
     limit: int | None = None
     """Use only this many photos, evenly spread over the set."""
 
+    def problems(self) -> list[str]:
+        """Values that make no sense."""
+        found = _too_small(self, 1, "repeat")
+        return found + ([] if self.limit is None else _too_small(self, 1, "limit"))
+
 
 @dataclass(frozen=True)
 class DataRecipe:
@@ -52,6 +57,14 @@ class DataRecipe:
     licence: str = ""
     """Licence note of the data, copied into the card of each bundle."""
 
+    def problems(self) -> list[str]:
+        """Values that make no sense."""
+        found = []
+        for name, sets in (("train", self.train), ("validation", self.validation)):
+            found += [] if sets else [f"{name}: expected at least one data set"]
+            found += [f"{name}[{i}].{problem}" for i, item in enumerate(sets) for problem in item.problems()]
+        return found
+
 
 @dataclass(frozen=True)
 class TokenizerRecipe:
@@ -65,6 +78,10 @@ class TokenizerRecipe:
     """Most tokens."""
     max_tokens: int = 24
     """Longest training caption, ``<bos>`` and ``<eos>`` included; longer ones are cut."""
+
+    def problems(self) -> list[str]:
+        """Values that make no sense."""
+        return _too_small(self, 1, "min_count", "vocab_size") + _too_small(self, 3, "max_tokens")
 
 
 @dataclass(frozen=True)
@@ -84,11 +101,20 @@ class EncoderRecipe:
 
     def problems(self) -> list[str]:
         """Values that make no sense."""
-        found = []
+        found = _too_small(self, 1, "image_size", "patch_size", "width", "depth", "heads")
+        if found:
+            return found
         if self.image_size % self.patch_size:
             found.append(f"patch_size {self.patch_size} does not divide image_size {self.image_size}")
         if self.width % self.heads:
             found.append(f"heads {self.heads} does not divide width {self.width}")
+        if not 0 <= self.drop_path < 1:
+            found.append(f"drop_path: expected 0 or more and less than 1, found {self.drop_path}")
+        for name in ("pixel_mean", "pixel_std"):
+            if len(getattr(self, name)) != 3:
+                found.append(f"{name}: expected 3 numbers, found {len(getattr(self, name))}")
+        if 0 in self.pixel_std:
+            found.append("pixel_std: expected numbers other than 0")
         return found
 
 
@@ -104,7 +130,12 @@ class DecoderRecipe:
 
     def problems(self) -> list[str]:
         """Values that make no sense."""
-        return [f"heads {self.heads} does not divide width {self.width}"] if self.width % self.heads else []
+        found = _too_small(self, 1, "width", "depth", "heads", "max_length")
+        if not found and self.width % self.heads:
+            found.append(f"heads {self.heads} does not divide width {self.width}")
+        if not 0 <= self.dropout < 1:
+            found.append(f"dropout: expected 0 or more and less than 1, found {self.dropout}")
+        return found
 
 
 @dataclass(frozen=True)
@@ -134,12 +165,8 @@ class Stage:
 
     def problems(self) -> list[str]:
         """Values that make no sense."""
-        positive = ("passes", "batch_size", "captions_per_image", "views")
-        found = [
-            f"{name}: expected 1 or more, found {getattr(self, name)}"
-            for name in positive
-            if getattr(self, name) < 1
-        ]
+        found = _too_small(self, 1, "passes", "batch_size", "captions_per_image", "views")
+        found += _too_small(self, 0, "encoder_learning_rate", "layer_decay", "warmup_steps")
         if self.learning_rate <= 0:
             found.append(f"learning_rate: expected more than 0, found {self.learning_rate}")
         if not 0 <= self.label_smoothing < 1:
@@ -158,6 +185,16 @@ class OptimizerRecipe:
     average_decay: float = 0.995
     """Decay of the running average of the weights that is validated and exported; 0 turns averaging off."""
 
+    def problems(self) -> list[str]:
+        """Values that make no sense."""
+        found = _too_small(self, 0, "weight_decay")
+        if self.max_gradient_norm <= 0:
+            found.append(f"max_gradient_norm: expected more than 0, found {self.max_gradient_norm}")
+        for name in ("beta1", "beta2", "average_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                found.append(f"{name}: expected 0 or more and less than 1, found {getattr(self, name)}")
+        return found
+
 
 @dataclass(frozen=True)
 class ValidationRecipe:
@@ -168,6 +205,10 @@ class ValidationRecipe:
     """Stop a stage after this many validations without a better CIDEr; 0: never."""
     checkpoint_minutes: float = 5.0
     """A checkpoint to resume from is written at least this often, and after each pass."""
+
+    def problems(self) -> list[str]:
+        """Values that make no sense."""
+        return _too_small(self, 1, "every_passes") + _too_small(self, 0, "patience", "checkpoint_minutes")
 
 
 @dataclass(frozen=True)
@@ -194,8 +235,9 @@ class Recipe:
 
     def problems(self) -> list[str]:
         """Values that do not fit together."""
-        found = [f"encoder: {problem}" for problem in self.encoder.problems()]
-        found += [f"decoder: {problem}" for problem in self.decoder.problems()]
+        found = _too_small(self, 0, "seed") + ([] if self.threads is None else _too_small(self, 1, "threads"))
+        for section in ("data", "tokenizer", "encoder", "decoder", "optimizer", "validation"):
+            found += [f"{section}.{problem}" for problem in getattr(self, section).problems()]
         found += [] if self.stages else ["stages: expected at least one"]
         for index, stage in enumerate(self.stages):
             found += [f"stages[{index}].{problem}" for problem in stage.problems()]
@@ -209,6 +251,12 @@ class Recipe:
                 f"tokenizer.max_tokens {self.tokenizer.max_tokens} is more than "
                 f"decoder.max_length {self.decoder.max_length}"
             )
+        if not 1 <= self.generation.max_new_tokens <= self.decoder.max_length:
+            found.append(
+                f"generation.max_new_tokens: expected 1 to {self.decoder.max_length}, decoder.max_length, "
+                f"found {self.generation.max_new_tokens}"
+            )
+        found += [f"generation.{problem}" for problem in _too_small(self.generation, 1, "num_beams")]
         return found
 
     def as_table(self) -> dict[str, Any]:
@@ -219,6 +267,15 @@ class Recipe:
     def digest(self) -> str:
         """A short hash that changes whenever a choice does."""
         return hashlib.sha256(json.dumps(self.as_table(), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _too_small(record: object, least: int, *names: str) -> list[str]:
+    """A sentence for each of these fields that is less than ``least``."""
+    return [
+        f"{name}: expected {least} or more, found {getattr(record, name)}"
+        for name in names
+        if getattr(record, name) < least
+    ]
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
