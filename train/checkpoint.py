@@ -194,12 +194,20 @@ def save_resume(directory: Path, tensors: Mapping[str, Tensor], state: Mapping[s
 
 
 def load_resume(directory: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """What ``save_resume`` wrote, or ``None`` when there is nothing."""
+    """What ``save_resume`` wrote, or ``None`` when there is nothing.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
     recover_directory(directory)
     if not (directory / "resume.json").is_file():
         return None
-    state: dict[str, Any] = json.loads((directory / "resume.json").read_text(encoding="utf-8"))
-    return load_file(directory / "resume.safetensors"), state
+    try:
+        state: dict[str, Any] = json.loads((directory / "resume.json").read_text(encoding="utf-8"))
+        return load_file(directory / "resume.safetensors"), state
+    except (OSError, ValueError, SafetensorError) as error:
+        hint = "train anew in another folder"
+        raise CheckpointError(f"cannot be resumed: {error}", path=directory, hint=hint) from error
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

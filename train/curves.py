@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+# The plain figure and not pyplot, which would look for a display and keep every figure that it ever made.
+from matplotlib.figure import Figure
+
 from kiloword.train.journal import read_journal
 
 
 def draw_curves(journal: Path, target: Path) -> None:
-    """Draws ``metrics.jsonl`` as a PNG; needs matplotlib (extra ``train``).
+    """Draws ``metrics.jsonl`` as a PNG.
 
     Args:
         journal: what the run wrote.
         target: the picture, replaced as a whole.
     """
-    from matplotlib.figure import Figure  # imported here: it takes half a second
-
     losses, ciders = _series(journal)
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)

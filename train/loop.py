@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kiloword.runtime.errors import ConfigError
+from kiloword.runtime.errors import ConfigError, KilowordError
 from kiloword.runtime.threads import default_threads
 from kiloword.train.batches import BatchPlan
 from kiloword.train.captions import TokenIds
@@ -22,11 +19,8 @@ from kiloword.train.checkpoint import (
     build_model,
     load_encoder_weights,
     load_optimizer,
-    load_resume,
     optimizer_tensors,
-    recover_directory,
     save_model,
-    save_resume,
 )
 from kiloword.train.curves import draw_curves
 from kiloword.train.journal import Journal
@@ -37,23 +31,10 @@ from kiloword.train.photos import Photos
 from kiloword.train.progress import Progress
 from kiloword.train.recipe import Recipe, Stage
 from kiloword.train.schedule import make_optimizer, rate_factor
+from kiloword.train.state import BEST, Position, RunState, find_state, save_state
 from kiloword.train.validation import ValidationSet, validate
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class Position:
-    """Where a run stands; with the tensors of a checkpoint, all that is needed to go on."""
-
-    stage: int = 0
-    step: int = 0
-    """Steps done in this stage."""
-    best_cider: float = -math.inf
-    stale: int = 0
-    """Validations since the best one."""
-    seconds: float = 0.0
-    """Training time so far, over all starts."""
 
 
 def train(recipe: Recipe, output: Path, *, resume: bool = False, progress: Progress | None = None) -> Path:
@@ -77,10 +58,12 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False, progress: Progr
     torch.set_num_threads(recipe.threads or default_threads())
     run = _Run(recipe, output, progress or Progress())
     run.start(resume)
-    while run.position.stage < len(recipe.stages):
-        run.train_stage()
-    draw_curves(output / "metrics.jsonl", output / "curves.png")
-    return output / "best"
+    try:
+        while run.position.stage < len(recipe.stages):
+            run.train_stage()
+    finally:
+        run.journal.close()
+    return output / BEST
 
 
 class _Run:
@@ -95,18 +78,21 @@ class _Run:
 
     def start(self, resume: bool) -> None:
         """Loads data, model and, when resuming, the state of the earlier start."""
-        saved = self._saved_state(resume)
+        saved = find_state(self.output, self.recipe, resume=resume)
         self.output.mkdir(parents=True, exist_ok=True)
         self.material: Material = load_material(self.recipe, self.progress.count)
+        self.data_digest = self.material.digest()
         torch.manual_seed(self.recipe.seed)
         self.model: CaptionModel = build_model(self.recipe, self.material.tokenizer.get_vocab_size())
         if self.recipe.encoder.weights:
             load_encoder_weights(self.model, Path(self.recipe.data.root) / self.recipe.encoder.weights)
         self.model.to(self.device)
         self.average = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
-        self.saved_tensors: Mapping[str, Tensor] = {}
+        self.saved_optimizer: Mapping[str, Tensor] = {}
         if saved:
-            self._restore(*saved)
+            self._restore(saved)
+        else:
+            self._save(with_optimizer=False)  # from here on, whatever happens can be resumed
         self.journal = Journal(self.output / "metrics.jsonl", self.position.stage, self.position.step)
 
     def train_stage(self) -> None:
@@ -145,9 +131,9 @@ class _Run:
             self.material.ids.pad,
         )
         self.optimizer = make_optimizer(self.model, stage, self.recipe.optimizer)
-        if self.saved_tensors:
-            load_optimizer(self.optimizer, self.saved_tensors)
-            self.saved_tensors = {}
+        if self.saved_optimizer:
+            load_optimizer(self.optimizer, self.saved_optimizer)
+            self.saved_optimizer = {}
 
     def _step(self, stage: Stage) -> None:
         started = time.monotonic()
@@ -163,6 +149,7 @@ class _Run:
             features = self.photos.features(self.model.encoder, batch.rows, batch.views)
             tokens = torch.from_numpy(batch.token_ids).to(self.device)
             loss = caption_loss(self.model, features, tokens, self.material.ids, stage.label_smoothing)
+        self._require_finite(loss)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
@@ -173,6 +160,18 @@ class _Run:
         seconds = time.monotonic() - started
         self.position.seconds += seconds
         self._report(stage, float(loss.detach()), factor * stage.learning_rate, len(batch.rows), seconds)
+
+    def _require_finite(self, loss: Tensor) -> None:
+        """Weights that saw a loss of nan stay nan: better an end than hours for nothing."""
+        if not torch.isfinite(loss):
+            stage, step = self.position.stage, self.position.step
+            raise KilowordError(
+                f"the loss is no number in step {step + 1} of stages.{stage}",
+                path=self.output,
+                expected="a finite loss",
+                found=f"{float(loss.detach())}",
+                hint=f"another folder and a lower rate, --set stages.{stage}.learning_rate=...",
+            )
 
     def _update_average(self, step: int) -> None:
         """Running average of the weights; it follows quickly at first and slowly later."""
@@ -220,45 +219,29 @@ class _Run:
             "training_seconds": round(self.position.seconds),
             **self.material.facts,
         }
-        save_model(self.output / "best", self.average, self.material.tokenizer, self.recipe, facts)
+        save_model(self.output / BEST, self.average, self.material.tokenizer, self.recipe, facts)
 
     def _gives_up(self) -> bool:
         patience = self.recipe.validation.patience
         return 0 < patience <= self.position.stale
 
     def _save(self, with_optimizer: bool = True) -> None:
-        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        tensors |= {f"average.{name}": tensor for name, tensor in self.average.items()}
-        if with_optimizer:
-            tensors |= optimizer_tensors(self.optimizer)
-        state = {"recipe": self.recipe.digest(), "position": vars(self.position)}
-        save_resume(self.output / "resume", tensors, state)
+        optimizer = optimizer_tensors(self.optimizer) if with_optimizer else {}
+        weights = self.model.state_dict()
+        save_state(
+            self.output,
+            self.recipe,
+            RunState(self.position, weights, self.average, optimizer, self.data_digest),
+        )
 
-    def _saved_state(self, resume: bool) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """What to resume from; a run is never overwritten or mixed with another by mistake."""
-        recover_directory(self.output / "best")
-        saved = load_resume(self.output / "resume")
-        if resume and saved is None:
-            raise ConfigError(
-                ["there is no run to resume"], path=self.output, hint="the same command without --resume"
-            )
-        if not resume and saved is not None:
-            hint = "--resume to go on with it, or another folder with -o"
-            raise ConfigError(["the folder holds a run already"], path=self.output, hint=hint)
-        if saved and saved[1]["recipe"] != self.recipe.digest():
-            raise ConfigError(["the run in this folder was started with another recipe"], path=self.output)
-        return saved
-
-    def _restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        def part(prefix: str) -> dict[str, Tensor]:
-            return {
-                name.removeprefix(prefix): item for name, item in tensors.items() if name.startswith(prefix)
-            }
-
-        self.model.load_state_dict(part("model."))
-        self.average = {name: item.to(self.device) for name, item in part("average.").items()}
-        self.saved_tensors = {name: item for name, item in tensors.items() if name.startswith("optimizer.")}
-        self.position = Position(**state["position"])
+    def _restore(self, saved: RunState) -> None:
+        if saved.data_digest not in (None, self.data_digest):
+            hint = "the data of its start, or another folder with -o"
+            raise ConfigError(["the data changed since this run started"], path=self.output, hint=hint)
+        self.model.load_state_dict(saved.model)
+        self.average = {name: item.to(self.device) for name, item in saved.average.items()}
+        self.saved_optimizer = saved.optimizer
+        self.position = saved.position
 
 
 def caption_loss(

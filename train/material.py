@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,6 +42,16 @@ class Material:
     facts: dict[str, Any]
     """For the record: how many photos and captions, what was left out."""
 
+    def digest(self) -> str:
+        """A short hash of all tokens and the photos' order: a run is resumed only with the same ones."""
+        digest = hashlib.sha256(json.dumps(sorted(self.tokenizer.get_vocab().items())).encode())
+        digest.update(self.rows.tobytes())
+        for photo in self.captions:
+            for token_ids in photo.all:
+                digest.update(token_ids.tobytes() + b"|")
+            digest.update(b"\n")
+        return digest.hexdigest()[:16]
+
 
 def image_spec(recipe: Recipe) -> ImageSpec:
     """How photos are brought to the encoder's size, in training and in the exported bundle alike."""
@@ -65,7 +77,11 @@ def load_material(recipe: Recipe, progress: Progress) -> Material:
     ids = TokenIds.of(tokenizer)
     captions = encode_captions(records, tokenizer, recipe.tokenizer.max_tokens)
     photos = _photos(records, recipe, progress)
-    validation = [_validation_set(item, recipe, progress) for item in recipe.data.validation]
+    names = validation_names(recipe.data.validation)
+    validation = [
+        _validation_set(name, item, recipe, progress)
+        for name, item in zip(names, recipe.data.validation, strict=True)
+    ]
     facts = {
         "photos": len(records),
         "captions": sum(len(record.captions) for record in records),
@@ -96,12 +112,33 @@ def _train_tokenizer(recipe: Recipe, records: Sequence[CaptionRecord]) -> Tokeni
     return trainer(sentences, min_count=settings.min_count, vocab_size=settings.vocab_size)
 
 
-def _validation_set(item: DataSet, recipe: Recipe, progress: Progress) -> ValidationSet:
+def validation_names(sets: Sequence[DataSet]) -> list[str]:
+    """A short name for each set: its folder's; with the split, the file or a number where two would be alike.
+
+    >>> validation_names([DataSet("flickr8k", "dev"), DataSet("coco/captions_dev.json")])
+    ['flickr8k', 'coco']
+    >>> validation_names([DataSet("mine", "dev"), DataSet("mine", "test"), DataSet("yours")])
+    ['mine dev', 'mine test', 'yours']
+    """
+    sources = [Path(item.source) for item in sets]
+    folders = [
+        (source.parent if source.suffix else source).name or source.stem or "data" for source in sources
+    ]
+    full = [
+        " ".join([folder, *([source.stem] if source.suffix else []), *([item.split] if item.split else [])])
+        for folder, source, item in zip(folders, sources, sets, strict=True)
+    ]
+    names = [long if folders.count(short) > 1 else short for short, long in zip(folders, full, strict=True)]
+    # "mean" is what validation calls the mean of all sets.
+    return [
+        f"{name} {number}" if names.count(name) > 1 or name == "mean" else name
+        for number, name in enumerate(names, 1)
+    ]
+
+
+def _validation_set(name: str, item: DataSet, recipe: Recipe, progress: Progress) -> ValidationSet:
     records, _ = _load(item, recipe.data)
-    name = Path(item.source).parent.name or Path(item.source).stem
-    return ValidationSet(
-        Path(item.source).stem if item.split else name, records, _photos(records, recipe, progress)
-    )
+    return ValidationSet(name, records, _photos(records, recipe, progress))
 
 
 def _photos(records: Sequence[CaptionRecord], recipe: Recipe, progress: Progress) -> Photos:

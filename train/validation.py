@@ -17,8 +17,8 @@ from kiloword.runtime.sessions import Tensors
 from kiloword.train.captions import TokenIds
 from kiloword.train.datasets import CaptionRecord
 from kiloword.train.metrics import score
+from kiloword.train.models.attention import KeyValue
 from kiloword.train.models.captioner import CaptionModel
-from kiloword.train.models.decoder import KeyValue
 from kiloword.train.photos import Photos
 
 _BATCH = 64
