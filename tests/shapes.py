@@ -21,7 +21,7 @@ def make_shapes(folder: Path, count: int = 24) -> Path:
 
     Args:
         folder: Where to; made if it is missing.
-        count: How many pictures. The first twelve are all colours of all shapes, then they come again elsewhere.
+        count: How many pictures. Twelve are all colours of all shapes; then they come again, elsewhere.
 
     Returns:
         The same folder.

@@ -1,4 +1,4 @@
-"""A whole tiny training on drawn shapes: it learns, it is killed and goes on, and it refuses what makes no sense."""
+"""A tiny training on drawn shapes: it learns, is killed and goes on, and refuses what makes no sense."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_both_stages_are_logged_step_by_step(finished: Path) -> None:
 
 
 def test_the_loss_falls_a_long_way(finished: Path) -> None:
-    """It starts near log(vocabulary), as guessing does; two sentences with a colour and a shape are soon known."""
+    """It starts near log(vocabulary), as guessing does; two kinds of sentences are soon known."""
     losses = [line["loss"] for line in lines_of(finished, "loss")]
     vocabulary = load_checkpoint(finished / "best").tokenizer.get_vocab_size()
     assert losses[0] == pytest.approx(math.log(vocabulary), rel=0.1)
@@ -138,7 +138,7 @@ def test_a_finished_run_that_is_resumed_changes_nothing(root: Path, finished: Pa
 def test_killed_and_resumed_equals_undisturbed_bit_for_bit(
     root: Path, finished: Path, kill_at: tuple[str, int], repository: Path
 ) -> None:
-    """SIGKILL in the middle of a pass of either stage; expected values: those of a run that nothing disturbed."""
+    """SIGKILL in the middle of a pass of either stage; expected is what the undisturbed run has."""
     output = root / f"killed in {kill_at[0]}"
     table = tiny_recipe(root)
     table["validation"]["checkpoint_minutes"] = 0.0  # a checkpoint after each step
