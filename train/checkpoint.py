@@ -138,7 +138,7 @@ def load_checkpoint(directory: str | Path) -> Checkpoint:
     try:
         tokenizer = Tokenizer.from_file(str(path / TOKENIZER_FILE))
         weights = load_file(path / MODEL_FILE)
-        recipe = recipe_from_table(facts["recipe"])
+        recipe, training = recipe_from_table(facts["recipe"]), dict(facts["training"])
     except Exception as error:  # tokenizers raises plain Exception for a bad file
         if isinstance(error, MemoryError):
             raise
@@ -148,7 +148,7 @@ def load_checkpoint(directory: str | Path) -> Checkpoint:
     model = build_model(recipe, tokenizer.get_vocab_size())
     _load_weights(model, {name: tensor.float() for name, tensor in weights.items()}, path)
     digest = hashlib.sha256((path / MODEL_FILE).read_bytes()).hexdigest()
-    return Checkpoint(model.eval(), tokenizer, recipe, facts["training"], digest)
+    return Checkpoint(model.eval(), tokenizer, recipe, training, digest)
 
 
 def _read_facts(path: Path) -> dict[str, Any]:

@@ -222,7 +222,8 @@ def plain_decoder_logits(decoder: TransformerDecoder, tokens: Tensor, features: 
         mixed, _ = F.multi_head_attention_forward(
             *[normed.transpose(0, 1)] * 3, config.width, config.heads,
             block.self_qkv.weight, block.self_qkv.bias, None, None, False, 0.0,
-            block.self_out.weight, block.self_out.bias, training=False, need_weights=False, attn_mask=forbidden,
+            block.self_out.weight, block.self_out.bias, training=False, need_weights=False,
+            attn_mask=forbidden,
         )  # fmt: skip
         hidden = hidden + mixed.transpose(0, 1)
         normed = block.cross_norm(hidden)
