@@ -135,8 +135,8 @@ class DecoderSession:
             state: What `initial_state` or the last step returned, any number of rows.
 
         Returns:
-            logits float32 (batch_size, num_beams, vocab_size) of the last position, and the new state with
-            batch_size * num_beams rows.
+            logits float32 (batch_size, num_beams, vocab_size) of the last position, which the caller may
+            overwrite, and the new state with batch_size * num_beams rows.
         """
         feeds = {self._token_ids.name: input_ids, self._beam_rows: beam_rows, **context, **state}
         logits, *states = _run(self._session, self._path, self._outputs, feeds)
