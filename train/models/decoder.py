@@ -99,10 +99,11 @@ class DecoderBlock(nn.Module):
     def _look_at_image(self, hidden: Tensor, image: KeyValue) -> Tensor:
         """Cross-attention. All rows of an image are query rows of one product: its keys are never copied."""
         rows, length, width = hidden.shape
-        pictures = image[0].shape[0]
-        query = self.cross_query(hidden).reshape(pictures, -1, width)  # (B, R / B * L, W)
-        mixed = attend(split_heads(query, self.config.heads), *image, dropout=self._attention_dropout)
-        return self.cross_out(merge_heads(mixed).reshape(rows, length, width))  # type: ignore[no-any-return]
+        pictures, heads = image[0].shape[:2]
+        query = self.cross_query(hidden).reshape(pictures, -1, heads, width // heads)  # (B, R / B * L, H, D)
+        mixed = attend(query.transpose(1, 2), *image, dropout=self._attention_dropout)
+        merged = mixed.transpose(1, 2).reshape(rows, length, width)
+        return self.cross_out(merged)  # type: ignore[no-any-return]
 
     @property
     def _attention_dropout(self) -> float:
