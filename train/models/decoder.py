@@ -16,7 +16,6 @@ from kiloword.train.models.attention import (
     FeedForward,
     KeyValue,
     attend,
-    merge_heads,
     self_attend,
     split_heads,
 )
