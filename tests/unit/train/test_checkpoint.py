@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 
-from torch import Tensor  # noqa: E402
+import torch
+from torch import Tensor
 
-from kiloword.train import checkpoint as checkpoints  # noqa: E402
-from kiloword.train.checkpoint import (  # noqa: E402
+from kiloword.train import checkpoint as checkpoints
+from kiloword.train.checkpoint import (
     CheckpointError,
     build_model,
     load_checkpoint,
@@ -24,10 +25,10 @@ from kiloword.train.checkpoint import (  # noqa: E402
     save_model,
     save_resume,
 )
-from kiloword.train.models.captioner import CaptionModel  # noqa: E402
-from kiloword.train.recipe import Recipe, recipe_from_table  # noqa: E402
-from kiloword.train.tokenizers import train_word_tokenizer  # noqa: E402
-from tests.shapes import tiny_recipe  # noqa: E402
+from kiloword.train.models.captioner import CaptionModel
+from kiloword.train.recipe import Recipe, recipe_from_table
+from kiloword.train.tokenizers import train_word_tokenizer
+from tests.shapes import tiny_recipe
 
 TOKENIZER = train_word_tokenizer(["a red square", "a blue circle"], min_count=1, vocab_size=50)
 

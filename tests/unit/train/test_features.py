@@ -7,14 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 
-from kiloword.runtime.manifest import ImageSpec  # noqa: E402
-from kiloword.train.features import cache_features, is_mirrored, view_of  # noqa: E402
-from kiloword.train.models.vit import VisionTransformer, VitConfig  # noqa: E402
-from kiloword.train.photos import Photos  # noqa: E402
-from kiloword.train.pictures import Pixels, mirrored  # noqa: E402
-from tests.shapes import make_shapes  # noqa: E402
+import torch
+
+from kiloword.runtime.manifest import ImageSpec
+from kiloword.train.features import cache_features, is_mirrored, view_of
+from kiloword.train.models.vit import VisionTransformer, VitConfig
+from kiloword.train.photos import Photos
+from kiloword.train.pictures import Pixels, mirrored
+from tests.shapes import make_shapes
 
 CONFIG = VitConfig(image_size=32, patch_size=16, width=24, depth=3, heads=3)
 
@@ -39,7 +41,8 @@ def test_each_view_is_what_the_frozen_blocks_see(
 ) -> None:
     """40 photos are batches of 32 and 8. Expected: one photo at a time, straight through the blocks."""
     stored = cache_features(encoder, pixels, "key", 2, 2, tmp_path / "cache", ignore)
-    assert (stored.shape, stored.dtype) == ((2, 40, 5, 24), np.float16)
+    assert stored.shape == (2, 40, 5, 24)
+    assert stored.dtype == np.dtype(np.float16)
     for row in (0, 31, 32, 39):
         photo = torch.from_numpy(pixels[row : row + 1])
         for view, seen in enumerate((photo, mirrored(photo))):
@@ -78,7 +81,7 @@ def test_whatever_the_features_depend_on_changes_the_file(
         if change == "embedding":
             encoder.pos_embed[0, 0, 0] += 1
         if change == "frozen weight":
-            encoder.blocks[1].mlp.fc1.bias[0] += 1
+            encoder.get_parameter("blocks.1.mlp.fc1.bias")[0] += 1
     key, block, views = (
         "other" if change == "photos" else "key",
         1 + (change != "block"),
@@ -94,7 +97,7 @@ def test_weights_that_learn_change_nothing(
     """Blocks above the frozen ones differ at each resume: their features must still be found."""
     cache_features(encoder, pixels, "key", 2, 1, tmp_path, ignore)
     with torch.no_grad():
-        encoder.blocks[2].mlp.fc1.bias[0] += 1
+        encoder.get_parameter("blocks.2.mlp.fc1.bias")[0] += 1
     cache_features(encoder, pixels, "key", 2, 1, tmp_path, ignore)
     assert len(list(tmp_path.glob("features-*.npy"))) == 1
 
@@ -136,14 +139,14 @@ def test_gradients_reach_what_learns_and_nothing_else(
     rows, views = np.array([0, 1]), np.array([0, 1])
     photos.frozen_at(encoder, 2, 2, tmp_path / "cache", ignore).features(
         encoder, rows, views
-    ).sum().backward()
+    ).sum().backward()  # type: ignore[no-untyped-call]
     learning = {name for name, parameter in encoder.named_parameters() if parameter.grad is not None}
     assert {name.split(".")[0] + name.split(".")[1] for name in learning} == {
         "blocks2",
         "normweight",
         "normbias",
     }
-    photos.features(encoder, rows, views).sum().backward()
+    photos.features(encoder, rows, views).sum().backward()  # type: ignore[no-untyped-call]
     assert all(parameter.grad is not None for parameter in encoder.parameters())
 
 

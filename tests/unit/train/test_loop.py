@@ -19,15 +19,16 @@ from kiloword.runtime.errors import ConfigError, ImageError, KilowordError
 from kiloword.train.recipe import Recipe, recipe_from_table
 from tests.shapes import make_shapes, tiny_recipe
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 
-from safetensors.torch import load_file, save_file  # noqa: E402
+import torch
+from safetensors.torch import load_file, save_file
 
-from kiloword.train.captions import TokenIds  # noqa: E402
-from kiloword.train.checkpoint import build_model, load_checkpoint  # noqa: E402
-from kiloword.train.journal import read_journal  # noqa: E402
-from kiloword.train.loop import caption_loss, train  # noqa: E402
-from kiloword.train.progress import Progress  # noqa: E402
+from kiloword.train.captions import TokenIds
+from kiloword.train.checkpoint import build_model, load_checkpoint
+from kiloword.train.journal import read_journal
+from kiloword.train.loop import caption_loss, train
+from kiloword.train.progress import Progress
 
 # A child of its own, because SIGKILL is what resuming is for. It says when it has done a step, so that the
 # test does not have to guess how fast the machine is.
@@ -251,6 +252,16 @@ def test_changed_data_does_not_go_on_with_a_run(tmp_path: Path) -> None:
     captions.write_text(captions.read_text().replace("blue", "azure"))
     with pytest.raises(ConfigError, match="the data changed since this run started"):
         train(short_recipe(tmp_path), tmp_path / "run", resume=True)
+
+
+def test_a_run_that_did_not_note_its_data_goes_on(root: Path, finished: Path, tmp_path: Path) -> None:
+    """Early runs wrote no hash of their data into resume.json."""
+    shutil.copytree(finished, tmp_path / "old")
+    file = tmp_path / "old" / "resume" / "resume.json"
+    facts = json.loads(file.read_text())
+    del facts["data"]
+    file.write_text(json.dumps(facts))
+    assert train(recipe_of(tiny_recipe(root)), tmp_path / "old", resume=True).is_dir()
 
 
 def test_a_stage_that_gets_no_better_stops_early(root: Path) -> None:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 
-from safetensors.torch import load_file  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
-from torch.nn import functional as F  # noqa: E402
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from kiloword.runtime.images import load_image  # noqa: E402
-from kiloword.runtime.manifest import ImageSpec  # noqa: E402
-from kiloword.train.models.attention import (  # noqa: E402
+from kiloword.runtime.images import load_image
+from kiloword.runtime.manifest import ImageSpec
+from kiloword.train.models.attention import (
     FeedForward,
     attend,
     attention_weights,
@@ -22,9 +24,9 @@ from kiloword.train.models.attention import (  # noqa: E402
     self_attend,
     split_heads,
 )
-from kiloword.train.models.captioner import CaptionModel  # noqa: E402
-from kiloword.train.models.decoder import DecoderConfig, TransformerDecoder  # noqa: E402
-from kiloword.train.models.vit import VisionTransformer, VitConfig  # noqa: E402
+from kiloword.train.models.captioner import CaptionModel
+from kiloword.train.models.decoder import DecoderConfig, TransformerDecoder
+from kiloword.train.models.vit import VisionTransformer, VitConfig
 
 VIT = VitConfig(image_size=32, patch_size=8, width=24, depth=3, heads=3)
 DECODER = DecoderConfig(vocab_size=11, image_width=24, width=16, depth=2, heads=2, max_length=12)
@@ -75,7 +77,8 @@ def test_attention_in_the_open_equals_the_fused_kernel(random: torch.Generator, 
 
 
 def test_nobody_looks_where_the_mask_forbids(random: torch.Generator) -> None:
-    weights = attention_weights(*torch.randn(2, 1, 2, 6, 4, generator=random), torch.ones(6, 6).tril().bool())
+    query, key = torch.randn(2, 1, 2, 6, 4, generator=random)
+    weights = attention_weights(query, key, torch.ones(6, 6).tril().bool())
     assert torch.equal(weights, weights.tril())
     torch.testing.assert_close(weights.sum(-1), torch.ones(1, 2, 6))
 
@@ -179,7 +182,7 @@ def test_blocks_are_skipped_only_in_training(pixels: Tensor) -> None:
     torch.manual_seed(0)
     model = VisionTransformer(VitConfig(32, 8, 24, 2, 3, drop_path=0.5))
     assert [block.drop_path for block in model.blocks] == [0.0, 0.5]
-    block = model.blocks[1]
+    block: Any = model.blocks[1]
     hidden = torch.randn(4000, 1, 24, generator=torch.Generator().manual_seed(1))[:1].expand(4000, -1, -1)
     with torch.no_grad():
         branch = block.train()._dropped(hidden)
@@ -217,10 +220,11 @@ def plain_decoder_logits(decoder: TransformerDecoder, tokens: Tensor, features: 
     hidden = decoder.token_embedding.weight[tokens] + decoder.position_embedding.weight[:length]
     forbidden = torch.ones(length, length, dtype=torch.bool).triu(1)
 
-    for block in decoder.blocks:
-        normed = block.self_norm(hidden)
+    blocks: Any = decoder.blocks
+    for block in blocks:
+        turned = block.self_norm(hidden).transpose(0, 1)
         mixed, _ = F.multi_head_attention_forward(
-            *[normed.transpose(0, 1)] * 3, config.width, config.heads,
+            turned, turned, turned, config.width, config.heads,
             block.self_qkv.weight, block.self_qkv.bias, None, None, False, 0.0,
             block.self_out.weight, block.self_out.bias, training=False, need_weights=False,
             attn_mask=forbidden,
@@ -259,7 +263,7 @@ def test_cached_equals_uncached(
     context = decoder.image_context(torch.randn(3, 5, 24, generator=random))
     whole, present = decoder(tokens, context)
     parts, past = [], None
-    for piece in tokens.split(pieces, dim=1):
+    for piece in tokens.split(pieces, dim=1):  # type: ignore[no-untyped-call]
         hidden, past = decoder(piece, context, past)
         parts.append(hidden)
     torch.testing.assert_close(torch.cat(parts, dim=1), whole, rtol=1e-4, atol=1e-5)
@@ -298,7 +302,7 @@ def test_embeddings_are_tied() -> None:
     sizes = [name for name, parameter in decoder.named_parameters() if 11 in parameter.shape]
     assert sorted(sizes) == ["output_bias", "token_embedding.weight"]
     hidden = torch.randn(1, 16)
-    decoder.logits(hidden)[0, 7].backward()
+    decoder.logits(hidden)[0, 7].backward()  # type: ignore[no-untyped-call]
     gradient = decoder.token_embedding.weight.grad
     assert gradient is not None
     torch.testing.assert_close(gradient[7], hidden[0])

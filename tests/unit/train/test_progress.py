@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
+import time
 
 import pytest
 
-from kiloword.train import progress
 from kiloword.train.progress import Progress, duration
 
 
@@ -23,7 +23,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(progress.time, "monotonic", made)
+    monkeypatch.setattr(time, "monotonic", made)
     return made
 
 

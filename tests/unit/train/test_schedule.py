@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 
-from kiloword.train.checkpoint import build_model  # noqa: E402
-from kiloword.train.models.captioner import CaptionModel  # noqa: E402
-from kiloword.train.recipe import OptimizerRecipe, Stage, recipe_from_table  # noqa: E402
-from kiloword.train.schedule import make_optimizer, peak_rate, rate_factor  # noqa: E402
-from tests.shapes import tiny_recipe  # noqa: E402
+
+from kiloword.train.checkpoint import build_model
+from kiloword.train.models.captioner import CaptionModel
+from kiloword.train.recipe import OptimizerRecipe, Stage, recipe_from_table
+from kiloword.train.schedule import make_optimizer, peak_rate, rate_factor
+from tests.shapes import tiny_recipe
 
 END_TO_END = Stage("all", 1, 0.1, encoder_learning_rate=0.01, layer_decay=0.5)
 

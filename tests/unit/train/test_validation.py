@@ -7,22 +7,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 
-from torch import Tensor  # noqa: E402
+import torch
+from torch import Tensor
 
-from kiloword.runtime.errors import ConfigError  # noqa: E402
-from kiloword.runtime.generation import generate  # noqa: E402
-from kiloword.runtime.manifest import GenerationSettings, ImageSpec, TokenSpec  # noqa: E402
-from kiloword.train.captions import TokenIds  # noqa: E402
-from kiloword.train.datasets import CaptionRecord  # noqa: E402
-from kiloword.train.models.captioner import CaptionModel  # noqa: E402
-from kiloword.train.models.decoder import DecoderConfig  # noqa: E402
-from kiloword.train.models.vit import VitConfig  # noqa: E402
-from kiloword.train.photos import Photos  # noqa: E402
-from kiloword.train.tokenizers import train_word_tokenizer  # noqa: E402
-from kiloword.train.validation import TorchDecoder, ValidationSet, validate, write_captions  # noqa: E402
-from tests.shapes import make_shapes  # noqa: E402
+from kiloword.runtime.errors import ConfigError
+from kiloword.runtime.generation import generate
+from kiloword.runtime.manifest import GenerationSettings, ImageSpec, TokenSpec
+from kiloword.train.captions import TokenIds
+from kiloword.train.datasets import CaptionRecord
+from kiloword.train.models.captioner import CaptionModel
+from kiloword.train.models.decoder import DecoderConfig
+from kiloword.train.models.vit import VitConfig
+from kiloword.train.photos import Photos
+from kiloword.train.tokenizers import train_word_tokenizer
+from kiloword.train.validation import TorchDecoder, ValidationSet, validate, write_captions
+from tests.shapes import make_shapes
 
 IDS = TokenIds(pad=0, bos=1, eos=2, unk=3)
 WORDS = ["red", "green", "blue", "circle", "square"]
