@@ -1,1 +1,1 @@
-"""From a checkpoint to a bundle: ONNX graphs, quantization, and the proof that both compute what torch computes."""
+"""From a checkpoint to a bundle: ONNX graphs, the proof that they compute what torch does, and int8."""

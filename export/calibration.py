@@ -44,8 +44,16 @@ class Activations:
         """Whether a range that holds every value leaves too few steps for nearly all of them."""
         return max(self.highest, -self.lowest) > OUTLIER_RATIO * self.usual
 
+    @property
+    def are_bytes(self) -> bool:
+        """Whether these are raw pixels, which a grid measured on dark photos would cut off or round."""
+        whole = all(np.array_equal(values, np.round(values)) for values in self.samples)
+        return whole and self.lowest == 0 and 1 < self.highest <= 255
+
     def scale_and_zero_point(self) -> tuple[np.float32, np.uint8]:
         """The uint8 grid with the least squared error over the samples; a little clipping often pays."""
+        if self.are_bytes:
+            return np.float32(1), np.uint8(0)
         values = np.concatenate([*self.samples, np.array([self.lowest, self.highest], np.float32)])
         grids = [_grid(self.lowest * clip, self.highest * clip) for clip in _CLIPS]
         return min(grids, key=lambda grid: _squared_error(values, *grid))
@@ -88,7 +96,8 @@ def _run(model: onnx.ModelProto, names: list[str], photos: Pixels) -> Iterator[d
     watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in present)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    graph = watched.SerializeToString()
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     for index in range(len(photos)):
         values = session.run(names, {"pixels": photos[index : index + 1]})
         yield dict(zip(names, values, strict=True))

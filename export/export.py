@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
-import shutil
-import subprocess
 import tempfile
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal
 
 from kiloword.export.card import write_card
 from kiloword.export.graphs import (
@@ -23,17 +21,27 @@ from kiloword.export.graphs import (
 from kiloword.export.onnx_export import export_graph
 from kiloword.export.parity import Parity, check_parity
 from kiloword.export.photos import Calibration, calibration_photos
+from kiloword.export.provenance import provenance
 from kiloword.export.quantize import quantize_decoder, quantize_encoder
 from kiloword.export.report import as_table, compare
-from kiloword.runtime.bundle import TOKENIZER_FILE, write_manifest
+from kiloword.runtime.bundle import MANIFEST_FILE, TOKENIZER_FILE, write_manifest
+from kiloword.runtime.errors import ConfigError, ExportError
 from kiloword.runtime.manifest import Manifest, TokenSpec
-from kiloword.train.checkpoint import FACTS_FILE, Checkpoint, CheckpointError, load_checkpoint, replace_directory
+from kiloword.train.captions import TokenIds
+from kiloword.train.checkpoint import (
+    FACTS_FILE,
+    Checkpoint,
+    CheckpointError,
+    load_checkpoint,
+    replace_directory,
+)
 from kiloword.train.material import image_spec
-from kiloword.train.tokenizers import BOS, EOS, PAD, UNK
 
 logger = logging.getLogger(__name__)
 
 CARD_FILE = "CARD.md"
+FP32: Final = "fp32"
+INT8: Final = "int8"
 _REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -43,11 +51,12 @@ def export_bundle(
     """Exports a checkpoint to ONNX bundles; nothing is written unless every check passes.
 
     Args:
-        checkpoint: a directory with ``checkpoint.json``, or a run's folder (its best checkpoint is taken). ``None``: the
-            newest run under ``runs/``, else the checkpoint that the repository carries.
-        output: the bundles become ``output/fp32`` and ``output/int8``.
+        checkpoint: a directory with ``checkpoint.json``, or a run's folder (its best checkpoint is taken).
+            ``None``: the newest run under ``runs/``, else the checkpoint that the repository carries.
+        output: the bundles become ``output/fp32`` and ``output/int8``, in the place of older ones; what else
+            lies there stays.
         quantize: make the int8 bundle, too, and compare both.
-        calibration: folder of photos to measure the ranges of int8 on.
+        calibration: folder of photos to measure the ranges of int8 on; only with ``quantize``.
 
     Returns:
         The directories of the bundles, fp32 first.
@@ -55,20 +64,51 @@ def export_bundle(
     Raises:
         CheckpointError: there is no checkpoint, or it is damaged.
         ParityError: a graph computes something else than torch.
-        ExportError: torch cannot export the model, or int8 is no good.
+        ExportError: torch cannot export the model, int8 is no good, or the bundles cannot be written there.
+        ConfigError: there are photos to calibrate with and nothing to calibrate.
     """
+    if calibration is not None and not quantize:
+        raise ConfigError(["calibration photos are for int8 only"], hint="--quantize")
     loaded = load_checkpoint(find_checkpoint(checkpoint))
-    output.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output, prefix=".part-") as folder:
-        fp32 = Path(folder) / "fp32"
-        parity = _export_fp32(loaded, fp32)
-        made = [fp32]
-        if quantize:
-            photos = calibration_photos(calibration, loaded.recipe, image_spec(loaded.recipe))
-            made.append(_quantize(loaded, fp32, Path(folder) / "int8", photos, parity))
-        for bundle in made:
-            replace_directory(bundle, output / bundle.name)
+    # What takes seconds comes before what takes minutes.
+    _check_replaceable(output)
+    photos = calibration_photos(calibration, loaded.recipe, image_spec(loaded.recipe)) if quantize else None
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=output, prefix=".part-") as folder:
+            made = _make_bundles(loaded, Path(folder), photos)
+            for bundle in made:
+                replace_directory(bundle, output / bundle.name)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ExportError(
+            "bundles cannot be written here", path=output, found=reason, hint="-o DIR"
+        ) from error
+    if photos is None and (output / INT8).exists():
+        logger.warning("%s is of an earlier export; --quantize replaces it", output / INT8)
     return [output / bundle.name for bundle in made]
+
+
+def _check_replaceable(output: Path) -> None:
+    """An export replaces bundles; a directory of that name that is none belongs to somebody."""
+    for name in (FP32, INT8):
+        target = output / name
+        if target.exists() and not (target / MANIFEST_FILE).is_file():
+            raise ExportError(
+                "will not be replaced",
+                path=target,
+                expected="a bundle",
+                found="something else",
+                hint="-o DIR",
+            )
+
+
+def _make_bundles(checkpoint: Checkpoint, folder: Path, photos: Calibration | None) -> list[Path]:
+    fp32 = folder / FP32
+    parity = _export_fp32(checkpoint, fp32)
+    if photos is None:
+        return [fp32]
+    return [fp32, _quantize(checkpoint, fp32, folder / INT8, photos, parity)]
 
 
 def find_checkpoint(given: Path | None) -> Path:
@@ -102,8 +142,8 @@ def _export_fp32(checkpoint: Checkpoint, directory: Path) -> Parity:
         export_graph(module.eval(), spec, path, vocab_size=vocab_size, positional=positional)
         logger.info("exported %s, %.1f MB", spec.file, path.stat().st_size / 1e6)
     parity = check_parity(model, directory)
-    logger.info("equal to torch in %d cases; largest difference %.1e", parity.cases, parity.largest_difference)
-    _write_bundle(checkpoint, directory, "fp32", {}, {"parity": vars(parity)})
+    logger.info("equal to torch in %d cases, to within %.1e", parity.cases, parity.largest_difference)
+    _write_bundle(checkpoint, directory, FP32, {}, {"parity": asdict(parity)})
     return parity
 
 
@@ -118,26 +158,32 @@ def _quantize(checkpoint: Checkpoint, fp32: Path, int8: Path, photos: Calibratio
         "products_with_outliers": outliers,
         "calibration": {"photos": len(photos.pixels), "source": photos.source},
     }
-    _write_bundle(checkpoint, int8, "int8", facts, {})
+    _write_bundle(checkpoint, int8, INT8, facts, {})
     report = compare(fp32, int8, photos.pixels)
     table = as_table(report)
     logger.info("int8 against fp32:\n%s", table)
-    (int8 / CARD_FILE).unlink()
-    _write_bundle(checkpoint, int8, "int8", facts, {**report, "table": table, "parity": vars(parity)})
+    _write_bundle(checkpoint, int8, INT8, facts, {**report, "table": table, "parity": asdict(parity)})
     return int8
 
 
 def _write_bundle(
-    checkpoint: Checkpoint, directory: Path, precision: str, quantization: Mapping[str, Any], report: Mapping[str, Any]
+    checkpoint: Checkpoint,
+    directory: Path,
+    precision: Literal["fp32", "int8"],
+    quantization: Mapping[str, Any],
+    report: Mapping[str, Any],
 ) -> None:
     """Adds tokenizer, card and manifest to the graphs in a directory."""
     model, recipe = checkpoint.model, checkpoint.recipe
     checkpoint.tokenizer.save(str(directory / TOKENIZER_FILE), pretty=False)
     card = write_card(checkpoint, precision, recipe.generation, report if "table" in report else {})
     (directory / CARD_FILE).write_text(card, encoding="utf-8")
+    origin = provenance(checkpoint)
+    if quantization:
+        origin["quantization"] = dict(quantization)
     manifest = Manifest(
         name=recipe.name,
-        precision="int8" if precision == "int8" else "fp32",
+        precision=precision,
         architecture={
             "encoder": "vit",
             "decoder": "transformer",
@@ -149,41 +195,20 @@ def _write_bundle(
         encoder=encoder_spec(model),
         decoder=decoder_spec(model),
         files={},
-        provenance={**_provenance(checkpoint), **({"quantization": dict(quantization)} if quantization else {})},
+        provenance=origin,
         report=dict(report),
     )
     write_manifest(directory, manifest)
 
 
 def _token_spec(checkpoint: Checkpoint) -> TokenSpec:
-    pad, bos, eos, unknown = (checkpoint.tokenizer.token_to_id(token) for token in (PAD, BOS, EOS, UNK))
+    ids = TokenIds.of(checkpoint.tokenizer)
     return TokenSpec(
         vocab_size=checkpoint.tokenizer.get_vocab_size(),
-        bos_token_id=bos,
-        eos_token_id=eos,
-        pad_token_id=pad,
-        prompt_token_ids=(bos,),
-        suppressed_token_ids=(pad, bos, unknown),
+        bos_token_id=ids.bos,
+        eos_token_id=ids.eos,
+        pad_token_id=ids.pad,
+        prompt_token_ids=(ids.bos,),
+        suppressed_token_ids=(ids.pad, ids.bos, ids.unk),
         max_sequence_length=checkpoint.model.decoder.config.max_length,
     )
-
-
-def _provenance(checkpoint: Checkpoint) -> dict[str, Any]:
-    packages = ("kiloword", "torch", "onnx", "onnxruntime", "tokenizers")
-    return {
-        "recipe": checkpoint.recipe.as_table(),
-        "training": dict(checkpoint.training),
-        "checkpoint_sha256": checkpoint.digest,
-        "git_commit": _git_commit(),
-        "versions": {name: importlib.metadata.version(name) for name in packages},
-        "licence": checkpoint.recipe.data.licence,
-    }
-
-
-def _git_commit() -> str | None:
-    """The commit of the code that exports; ``None`` outside of a checkout."""
-    git = shutil.which("git")
-    if git is None or not (_REPOSITORY / ".git").exists():
-        return None
-    result = subprocess.run([git, "-C", str(_REPOSITORY), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return result.stdout.strip() or None

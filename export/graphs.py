@@ -1,8 +1,8 @@
-"""The two graphs of a bundle as torch modules, with the inputs and outputs that `bundle.json` declares for them.
+"""The two graphs of a bundle as torch modules, with the inputs and outputs that `bundle.json` declares.
 
 Shape legend:
-    - B: pictures, K: beams, L: new tokens, P: past tokens, R: past rows, N: image tokens, H: heads, D: width of one head,
-      V: vocabulary
+    - B: pictures, K: beams, L: new tokens, P: past tokens, R: past rows, N: image tokens, H: heads,
+      D: width of one head, V: vocabulary
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from kiloword.runtime.manifest import PAST_LENGTH_AXIS, GraphSpec, TensorSpec
+from kiloword.train.models.attention import KeyValue
 from kiloword.train.models.captioner import CaptionModel
-from kiloword.train.models.decoder import KeyValue, TransformerDecoder
+from kiloword.train.models.decoder import TransformerDecoder
 from kiloword.train.models.vit import PatchEmbedding
 
 ENCODER_FILE, DECODER_FILE = "encoder.onnx", "decoder.onnx"
@@ -43,8 +44,11 @@ class FoldedPatchEmbedding(nn.Module):
         super().__init__()
         weight, bias = patches.folded()
         self.patch_size = patches.patch_size
-        self.register_buffer("weight", weight.t().contiguous())
-        self.register_buffer("bias", bias)
+        # Detached, because the exporter asks each tensor for its gradient, and a computed one then warns.
+        self.register_buffer("weight", weight.detach().t().contiguous())
+        self.register_buffer("bias", bias.detach())
+        self.weight: Tensor
+        self.bias: Tensor
 
     def forward(self, pixels: Tensor) -> Tensor:
         """uint8 (B, height, width, 3) -> float32 (B, patches, W)."""
@@ -57,8 +61,8 @@ class DecoderGraph(nn.Module):
     def __init__(self, decoder: TransformerDecoder) -> None:
         super().__init__()
         self.decoder = decoder
-        # The output matrix is the embedding transposed. Exported tied, it becomes a Transpose before each product,
-        # and a quantizer that looks for constant weights passes over the largest matrix of the decoder.
+        # The output matrix is the embedding transposed. Exported tied, it becomes a Transpose before each
+        # product, and a quantizer that looks for constant weights passes over the decoder's largest matrix.
         self.register_buffer("output_matrix", decoder.token_embedding.weight.detach().t().contiguous())
 
     def forward(self, input_ids: Tensor, beam_rows: Tensor, *context_and_past: Tensor) -> tuple[Tensor, ...]:
@@ -67,13 +71,13 @@ class DecoderGraph(nn.Module):
         Args:
             input_ids: int64 (B, K, L).
             beam_rows: int64 (B, K), the row of the past that each hypothesis continues.
-            context_and_past: for each block the image's key and value (B, H, N, D), then for each block the past
-                key and value (R, H, P, D).
+            context_and_past: for each block the image's key and value (B, H, N, D), then for each block the
+                past key and value (R, H, P, D).
 
         Returns:
             logits (B, K, V) of the last position, then for each block key and value (B * K, H, P + L, D).
         """
-        pairs = [(key, value) for key, value in zip(context_and_past[::2], context_and_past[1::2], strict=True)]
+        pairs = list(zip(context_and_past[::2], context_and_past[1::2], strict=True))
         context, past = pairs[: self.decoder.config.depth], pairs[self.decoder.config.depth :]
         rows = beam_rows.flatten()
         continued = [(key.index_select(0, rows), value.index_select(0, rows)) for key, value in past]
@@ -105,14 +109,18 @@ def decoder_spec(model: CaptionModel) -> GraphSpec:
         past.append(TensorSpec(f"past_key_values.{name}", "cache", "float32", past_axes))
         axes = ("rows", config.heads, "total_sequence_length", config.head_width)
         present.append(TensorSpec(f"present.{name}", "cache", "float32", axes, feeds=past[-1].name))
-    return GraphSpec(DECODER_FILE, (ids, rows, *_context_specs(model, feeds=False), *past), (logits, *present))
+    return GraphSpec(
+        DECODER_FILE, (ids, rows, *_context_specs(model, feeds=False), *past), (logits, *present)
+    )
 
 
 def _context_specs(model: CaptionModel, *, feeds: bool) -> tuple[TensorSpec, ...]:
     config = model.decoder.config
     axes = ("batch_size", config.heads, model.encoder.config.tokens, config.head_width)
     names = [f"cross_key_values.{name}" for name in _pair_names(config.depth)]
-    return tuple(TensorSpec(name, "context", "float32", axes, feeds=name if feeds else None) for name in names)
+    return tuple(
+        TensorSpec(name, "context", "float32", axes, feeds=name if feeds else None) for name in names
+    )
 
 
 def _pair_names(depth: int) -> list[str]:
@@ -124,8 +132,8 @@ def example_inputs(spec: GraphSpec, sizes: dict[str, int], seed: int = 0) -> lis
 
     Args:
         spec: the graph's declaration.
-        sizes: such as ``{"batch_size": 2, "num_beams": 3, "vocab_size": 100, ...}``; ``vocab_size`` bounds the token ids,
-            ``past_rows`` the beam rows.
+        sizes: such as ``{"batch_size": 2, "num_beams": 3, "vocab_size": 100, ...}``; ``vocab_size`` bounds
+            the token ids, ``past_rows`` the beam rows.
         seed: of the random numbers.
 
     Returns:

@@ -1,7 +1,8 @@
-"""Photos to measure ranges and agreement on: given ones, those of the training data, or the repository's examples."""
+"""Photos to measure ranges and agreement on: given ones, the training data's, or the examples."""
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,9 @@ from kiloword.train.recipe import Recipe
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples" / "photos"
 PHOTOS = 96
-"""How many photos ranges are measured on; half as many moved the ranges of ViT-Tiny by less than 2 %."""
+"""How many photos ranges are measured on: half as many moved the ranges of ViT-Tiny by less than 2 %."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,8 @@ def calibration_photos(folder: Path | None, recipe: Recipe, spec: ImageSpec) -> 
     """Finds photos for a checkpoint.
 
     Args:
-        folder: photos that the user names; ``None`` to take the training data where it is, else the example photos
-            of the repository with random crops of them.
+        folder: photos that the user names; ``None`` to take the training data where it is, else the example
+            photos of the repository with random crops of them.
         recipe: names the training data.
         spec: size of the pixels.
 
@@ -45,7 +48,7 @@ def calibration_photos(folder: Path | None, recipe: Recipe, spec: ImageSpec) -> 
         ExportError: there are no photos.
     """
     if folder is not None:
-        return Calibration(_decode(_spread(_photos_in(folder)), spec), f"{folder.name} (given)")
+        return Calibration(_decode(_spread(_photos_in(folder)), spec), "given photos")
     if files := _training_photos(recipe):
         return Calibration(_decode(_spread(files), spec), "training photos")
     if EXAMPLES.is_dir():
@@ -55,6 +58,9 @@ def calibration_photos(folder: Path | None, recipe: Recipe, spec: ImageSpec) -> 
 
 
 def _photos_in(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        what = "a file" if folder.exists() else "nothing"
+        raise ExportError("no such folder", path=folder, expected="a folder of photos", found=what)
     found = [Path(item) for item in walk_photos(str(folder)) if isinstance(item, str)]
     if not found:
         raise ExportError("no photos in this folder", path=folder, hint="--calibration FOLDER")
@@ -68,10 +74,12 @@ def _training_photos(recipe: Recipe) -> list[Path]:
     for item in recipe.data.train:
         images = None if item.images is None else root / item.images
         try:
-            records = load_records(root / item.source, item.split, images=images).records
+            loaded = load_records(
+                root / item.source, item.split, images=images, max_bad_fraction=recipe.data.max_bad_fraction
+            )
         except ConfigError:
             return []
-        files += [record.image for record in records]
+        files += [record.image for record in loaded.records]
     return files
 
 
@@ -87,8 +95,8 @@ def _decode(files: list[Path], spec: ImageSpec) -> NDArray[np.uint8]:
     for file in files:
         try:
             pixels.append(load_image(file, spec))
-        except ImageError:
-            continue  # one bad photo less does not change the ranges
+        except ImageError as error:
+            logger.warning("left out: %s", error)  # one photo less does not change the ranges
     if not pixels:
         raise ExportError("none of the photos can be read", path=files[0].parent, hint="--calibration FOLDER")
     return np.stack(pixels)

@@ -1,16 +1,16 @@
 """fp32 graphs to int8: how each matrix product is stored and computed, and why.
 
 Encoder
-    Static quantization: uint8 activations times int8 weights with a scale for each output channel. The ranges are
-    measured once on photos, so that the result for a photo does not depend on what else is in its batch (dynamic
-    ranges do). The result is float again, with the bias added by the same operator. Products whose input has
-    *outliers* would lose everything else: ViT-Tiny feeds one of its 48 products values up to 216 where 99.9 % are
-    below 4, and quantizing that one product alone turned 9 % of error into 34 %. These few take 8-bit weights with
-    activations quantized in blocks, as the decoder does.
+    Static quantization: uint8 activations times int8 weights with a scale for each output channel. The ranges
+    are measured once on photos, so that the result for a photo does not depend on what else is in its batch
+    (dynamic ranges do). The result is float again, with the bias added by the same operator. Products whose
+    input has *outliers* would lose everything else: ViT-Tiny feeds one of its 48 products values up to 216
+    where 99.9 % are below 4, and quantizing that one product alone turned 9 % of error into 34 %. These few
+    take 8-bit weights with activations quantized in blocks, as the decoder does.
 Decoder
-    8-bit weights in blocks of 128 (``MatMulNBits``, activations quantized on the fly in blocks of a row): fastest at
-    one photo, exact enough for choosing words, and independent of the batch. The token embedding is kept as int8
-    rows with a scale each.
+    8-bit weights in blocks of 128 (``MatMulNBits``, activations quantized on the fly in blocks of a row):
+    fastest at one photo, exact enough for choosing words, and independent of the batch. The token embedding
+    is kept as int8 rows with a scale each.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -60,10 +60,14 @@ def quantize_encoder(source: Path, target: Path, photos: Pixels) -> list[str]:
     model = onnx.load(source)
     products = constant_products(model)
     seen = measure(model, sorted({node.input[0] for node in products}), photos)
-    outliers = [node.name for node in products if seen[node.input[0]].has_outliers]
+    grids = {
+        name: activations.scale_and_zero_point()
+        for name, activations in seen.items()
+        if not activations.has_outliers
+    }
+    outliers = [node.name for node in products if node.input[0] not in grids]
     logger.info("products with outliers: %s", ", ".join(outliers) or "none")
-    grids = {name: activations.scale_and_zero_point() for name, activations in seen.items()}
-    _quantize_statically(model, [node for node in products if node.name not in outliers], grids)
+    _quantize_statically(model, [node for node in products if node.input[0] in grids], grids)
     _quantize_weights(model, target)
     return outliers
 
@@ -82,29 +86,30 @@ def quantize_decoder(source: Path, target: Path) -> None:
 
 def constant_products(model: onnx.ModelProto) -> list[NodeProto]:
     """The products of something with a constant matrix, in the graph's order."""
-    constants = {item.name for item in model.graph.initializer}
-    return [node for node in model.graph.node if node.op_type == "MatMul" and node.input[1] in constants]
+    matrices = {item.name for item in model.graph.initializer if len(item.dims) == 2}
+    return [node for node in model.graph.node if node.op_type == "MatMul" and node.input[1] in matrices]
 
 
 def _quantize_statically(
-    model: onnx.ModelProto, products: list[NodeProto], grids: dict[str, tuple[np.float32, np.uint8]]
+    model: onnx.ModelProto, products: list[NodeProto], grids: Mapping[str, tuple[np.float32, np.uint8]]
 ) -> None:
-    """Replaces each product, and the bias added to it, by one operator that multiplies bytes and returns floats.
+    """Replaces each product and the bias added to it by one operator that multiplies bytes and gives floats.
 
-    onnxruntime's own QDQ tools leave the bias outside and quantize attention's products as well: 24.5 ms against
-    21 ms, and 0.19 of error against 0.15, for ViT-Tiny.
+    onnxruntime's own QDQ tools leave the bias outside and quantize attention's products as well: 24.5 ms
+    against 21 ms, and 0.19 of error against 0.15, for ViT-Tiny.
     """
     graph = model.graph
     weights = {item.name: item for item in graph.initializer}
-    biases = _added_constants(graph, {node.output[0] for node in products})
-    chosen = {node.name for node in products}
-    absorbed = {add.name for add, _ in biases.values()}
+    # Nodes are told apart by their output, for it alone is sure to be there and to be unique.
+    chosen = {node.output[0] for node in products}
+    biases = _added_constants(graph, {node.output[0]: weights[node.input[1]].dims[1] for node in products})
+    absorbed = {add.output[0] for add, _ in biases.values()}
     quantized: set[str] = set()
     nodes: list[NodeProto] = []
     for node in graph.node:
-        if node.name in absorbed:
+        if node.output[0] in absorbed:
             continue
-        if node.name not in chosen:
+        if node.output[0] not in chosen:
             nodes.append(node)
             continue
         source = node.input[0]
@@ -112,7 +117,10 @@ def _quantize_statically(
             nodes.append(_quantize_activation(graph, source, *grids[source]))
             quantized.add(source)
         add, bias = biases.get(node.output[0], (None, ""))
-        inputs = [f"{source}_u8", *_int8_matrix(graph, weights[node.input[1]], source), bias]
+        if node.input[1] not in quantized:
+            _store_int8_matrix(graph, weights[node.input[1]])
+            quantized.add(node.input[1])
+        inputs = [f"{source}_u8", *_scales_and_zero_points(node.input[1], source), bias]
         output = add.output[0] if add is not None else node.output[0]
         nodes.append(
             helper.make_node("MatMulIntegerToFloat", inputs, [output], name=node.name, domain=_CONTRIB_DOMAIN)
@@ -124,20 +132,33 @@ def _quantize_statically(
         model.opset_import.append(helper.make_opsetid(_CONTRIB_DOMAIN, 1))
 
 
-def _quantize_activation(graph: onnx.GraphProto, name: str, scale: np.float32, zero_point: np.uint8) -> NodeProto:
+def _quantize_activation(
+    graph: onnx.GraphProto, name: str, scale: np.float32, zero_point: np.uint8
+) -> NodeProto:
     graph.initializer.append(numpy_helper.from_array(np.array(scale), f"{name}_scale"))
     graph.initializer.append(numpy_helper.from_array(np.array(zero_point), f"{name}_zero_point"))
     inputs = [name, f"{name}_scale", f"{name}_zero_point"]
     return helper.make_node("QuantizeLinear", inputs, [f"{name}_u8"], name=f"{name}_quantize")
 
 
-def _int8_matrix(graph: onnx.GraphProto, weight: TensorProto, source: str) -> list[str]:
-    """Stores a matrix as int8 with a scale for each column; returns the operator's inputs from ``B`` to ``b_zero_point``."""
+def _store_int8_matrix(graph: onnx.GraphProto, weight: TensorProto) -> None:
+    """Stores a matrix as int8 with a scale for each column."""
     values, scales = symmetric_int8(numpy_helper.to_array(weight), axis=0)
-    names = [f"{weight.name}_{part}" for part in ("int8", "scales", "zero_points")]
-    arrays = (values, scales.reshape(-1), np.zeros(scales.size, np.int8))
-    graph.initializer.extend(numpy_helper.from_array(array, name) for array, name in zip(arrays, names, strict=True))
-    return [names[0], f"{source}_scale", names[1], f"{source}_zero_point", names[2]]
+    graph.initializer.append(numpy_helper.from_array(values, f"{weight.name}_int8"))
+    graph.initializer.append(numpy_helper.from_array(scales.reshape(-1), f"{weight.name}_scales"))
+    zeros = np.zeros(scales.size, np.int8)
+    graph.initializer.append(numpy_helper.from_array(zeros, f"{weight.name}_zero_points"))
+
+
+def _scales_and_zero_points(weight: str, source: str) -> tuple[str, ...]:
+    """The inputs of ``MatMulIntegerToFloat`` from the matrix to its zero points."""
+    return (
+        f"{weight}_int8",
+        f"{source}_scale",
+        f"{weight}_scales",
+        f"{source}_zero_point",
+        f"{weight}_zero_points",
+    )
 
 
 def symmetric_int8(weights: NDArray[np.float32], axis: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
@@ -147,15 +168,21 @@ def symmetric_int8(weights: NDArray[np.float32], axis: int) -> tuple[NDArray[np.
     return np.round(weights / scales).astype(np.int8), scales
 
 
-def _added_constants(graph: onnx.GraphProto, outputs: set[str]) -> dict[str, tuple[NodeProto, str]]:
-    """For each product that only a constant vector is added to: the Add, and the vector's name."""
-    vectors = {item.name for item in graph.initializer if len(item.dims) == 1}
+def _added_constants(graph: onnx.GraphProto, widths: Mapping[str, int]) -> dict[str, tuple[NodeProto, str]]:
+    """For each product that nothing but a constant vector is added to: the Add, and the vector's name.
+
+    Args:
+        graph: has the products.
+        widths: columns of each product, by the name of its output.
+    """
+    vectors = {item.name: item.dims[0] for item in graph.initializer if len(item.dims) == 1}
     readers = Counter(name for node in graph.node for name in node.input)
+    readers.update(item.name for item in graph.output)
     found = {}
     for node in graph.node:
         if node.op_type == "Add":
             for product, other in (tuple(node.input), tuple(reversed(node.input))):
-                if product in outputs and other in vectors and readers[product] == 1:
+                if product in widths and vectors.get(other) == widths[product] and readers[product] == 1:
                     found[product] = (node, other)
     return found
 
@@ -168,7 +195,7 @@ def _drop_unused_initializers(graph: onnx.GraphProto) -> None:
 
 
 def _quantize_weights(model: onnx.ModelProto, target: Path) -> None:
-    """Turns every product that still has a constant float matrix into ``MatMulNBits``, and saves the graph."""
+    """Turns every product that still has a constant float matrix into ``MatMulNBits``; saves the graph."""
     config = DefaultWeightOnlyQuantConfig(
         block_size=BLOCK_SIZE, is_symmetric=True, accuracy_level=_INT8_ACCURACY_LEVEL, bits=8
     )
@@ -179,7 +206,7 @@ def _quantize_weights(model: onnx.ModelProto, target: Path) -> None:
 
 
 def _quantize_embeddings(model: onnx.ModelProto) -> None:
-    """Float tables that are looked up by token id become int8 rows, each with a scale, multiplied after the look-up.
+    """Float tables that are looked up by token id become int8 rows, each with a scale for after the look-up.
 
     Small tables are left as they are: positions are few and precise.
     """
@@ -199,19 +226,21 @@ def _quantize_embeddings(model: onnx.ModelProto) -> None:
 def _int8_lookup(graph: onnx.GraphProto, node: NodeProto, table: TensorProto) -> Iterable[NodeProto]:
     values, scales = symmetric_int8(numpy_helper.to_array(table), axis=1)
     rows, row_scales = f"{table.name}_int8", f"{table.name}_scales"
-    graph.initializer.extend((numpy_helper.from_array(values, rows), numpy_helper.from_array(scales, row_scales)))
-    result, ids = node.output[0], node.input[1]
+    graph.initializer.append(numpy_helper.from_array(values, rows))
+    graph.initializer.append(numpy_helper.from_array(scales, row_scales))
+    result, ids, name = node.output[0], node.input[1], node.name
+    as_int8, as_float, their_scales = f"{result}_int8", f"{result}_cast", f"{result}_scales"
     return (
-        helper.make_node("Gather", [rows, ids], [f"{result}_int8"], name=f"{node.name}_int8"),
-        helper.make_node("Cast", [f"{result}_int8"], [f"{result}_cast"], name=f"{node.name}_cast", to=TensorProto.FLOAT),
-        helper.make_node("Gather", [row_scales, ids], [f"{result}_scales"], name=f"{node.name}_scales"),
-        helper.make_node("Mul", [f"{result}_cast", f"{result}_scales"], [result], name=node.name),
+        helper.make_node("Gather", [rows, ids], [as_int8], name=f"{name}_int8"),
+        helper.make_node("Cast", [as_int8], [as_float], name=f"{name}_cast", to=TensorProto.FLOAT),
+        helper.make_node("Gather", [row_scales, ids], [their_scales], name=f"{name}_scales"),
+        helper.make_node("Mul", [as_float, their_scales], [result], name=name),
     )
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """onnxruntime's quantizer reports each node through the root logger."""
+    """Onnxruntime's quantizer reports each node through the root logger."""
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -248,7 +277,7 @@ def count_products(path: Path) -> tuple[int, int]:
     """
     with tempfile.TemporaryDirectory() as folder:
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # it warns that the saved graph fits this processor only, which is the point
+        options.log_severity_level = 4  # it warns that the graph fits this processor only, which is the point
         options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
         onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         graph = onnx.load(options.optimized_model_filepath).graph
