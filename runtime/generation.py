@@ -298,13 +298,15 @@ def log_sum_exp(logits: Floats) -> Floats:
         )
     shifted = logits - highest
     total: Floats = np.exp(shifted, out=shifted).sum(axis=-1, keepdims=True)
-    return np.log(total, out=total) + highest
+    normalizer: Floats = np.log(total, out=total) + highest
+    return normalizer
 
 
 def _largest(logits: Floats, count: int) -> Ids:
     """Indices of the ``count`` largest values along the last axis, in no order."""
     if count == 1:
-        return logits.argmax(axis=-1, keepdims=True)  # a tenth of the time of argpartition
+        largest: Ids = logits.argmax(axis=-1, keepdims=True)  # a tenth of the time of argpartition
+        return largest
     return np.argpartition(logits, -count, axis=2)[:, :, -count:].astype(np.int64, copy=False)
 
 
