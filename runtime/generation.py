@@ -132,7 +132,9 @@ class _Candidates:
         """Choose and order along the candidates' axis."""
         # Plain indexing: np.take_along_axis takes three times as long for arrays as small as these.
         chosen = (np.arange(len(order))[:, None], order)
-        return _Candidates(self.beams[chosen], self.tokens[chosen], self.logprobs[chosen], self.totals[chosen])
+        return _Candidates(
+            self.beams[chosen], self.tokens[chosen], self.logprobs[chosen], self.totals[chosen]
+        )
 
 
 class _BeamSearch:
@@ -208,7 +210,7 @@ class _BeamSearch:
         # Greedy search ends with the first end of sequence, so it never needs a second choice.
         count = 2 * width if width > 1 else 1
         normalizer = log_sum_exp(logits)
-        # Bans overwrite logits only now: a token that is chosen was not banned and keeps the decoder's probability.
+        # Bans overwrite logits only now: a chosen token was not banned and keeps the decoder's probability.
         logits[:, :, self._banned] = -np.inf
         repeat_size = self._settings.no_repeat_ngram_size
         _ban_repeats(logits, self._sequences, repeat_size, self._tokens.eos_token_id)
