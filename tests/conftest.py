@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.checkpoints import TinyExport
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("KILOWORD_DATA", REPOSITORY.parent / "shared" / "data"))
@@ -37,3 +41,13 @@ def photos(repository: Path) -> Path:
 def data() -> Path:
     """The folder with flickr8k/, coco/ and encoders/; only for tests marked `realdata`."""
     return DATA
+
+
+@pytest.fixture(scope="session")
+def tiny_export(tmp_path_factory: pytest.TempPathFactory) -> TinyExport:
+    """A tiny checkpoint and its bundles, made once because torch's exporter is slow; do not change them."""
+    pytest.importorskip("torch")
+    pytest.importorskip("onnxscript")
+    from tests.checkpoints import export_tiny_checkpoint
+
+    return export_tiny_checkpoint(tmp_path_factory.mktemp("export"))
