@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -55,12 +56,12 @@ def check_parity(model: CaptionModel, directory: Path) -> Parity:
     encoder, decoder = _open(directory, first), _open(directory, second)
     worst = [_compare(EncoderGraph(model).eval(), encoder, first, case) for case in _ENCODER_CASES]
     module = DecoderGraph(model.decoder).eval()
-    worst += [_compare(module, decoder, second, case) for case in _decoder_cases(model.decoder.config)]
+    worst += [_compare(module, decoder, second, case) for case in decoder_cases(model.decoder.config)]
     worst.append(_compare_cached(model.decoder.config, decoder, second))
     return Parity(len(worst), max(worst))
 
 
-def _decoder_cases(config: DecoderConfig) -> list[dict[str, int]]:
+def decoder_cases(config: DecoderConfig) -> list[dict[str, int]]:
     """Sizes of the axes; none reads more tokens than the decoder has positions for."""
     cases = []
     for batch, beams, length, rows, past in _DECODER_CASES:
@@ -92,8 +93,23 @@ def _compare(
     with torch.inference_mode():
         expected = [tensor.numpy() for tensor in module(*inputs)]
     feeds = {item.name: tensor.numpy() for item, tensor in zip(spec.inputs, inputs, strict=True)}
+    what = f"{spec.file} with {case}"
     names = [item.name for item in spec.outputs]
-    return _largest_difference(names, expected, session.run(names, feeds), f"{spec.file} with {case}")
+    return _largest_difference(names, expected, _run(session, names, feeds, what), what)
+
+
+def _run(
+    session: onnxruntime.InferenceSession,
+    names: list[str],
+    feeds: Mapping[str, NDArray[Any]],
+    what: str,
+) -> list[NDArray[np.float32]]:
+    try:
+        results: list[NDArray[np.float32]] = session.run(names, dict(feeds))
+    except Exception as error:  # onnxruntime's types share no other base
+        reason = str(error).splitlines()[0]
+        raise ParityError(f"{what} does not run", found=reason) from error
+    return results
 
 
 def _compare_cached(config: DecoderConfig, session: onnxruntime.InferenceSession, spec: GraphSpec) -> float:
@@ -120,11 +136,12 @@ def _compare_cached(config: DecoderConfig, session: onnxruntime.InferenceSession
         if step == length // 2:  # from here on each sentence goes on with the other one's beginning
             ids = np.concatenate([ids[:, ::-1, :step], ids[:, :, step:]], axis=2)
         new = {"input_ids": ids[:, :, step : step + 1], "beam_rows": rows}
-        outputs = session.run(names, {**new, **context, **past})
+        what = f"cached step {step} of {spec.file}"
+        outputs = _run(session, names, {**new, **context, **past}, what)
         past = {str(item.feeds): value for item, value in zip(spec.outputs[1:], outputs[1:], strict=True)}
         all_so_far = {"input_ids": ids[:, :, : step + 1], "beam_rows": beam_rows}
-        whole = session.run(["logits"], {**all_so_far, **context, **empty})
-        worst = max(worst, _largest_difference(["logits"], whole, outputs[:1], f"cached step {step}"))
+        whole = _run(session, ["logits"], {**all_so_far, **context, **empty}, what)
+        worst = max(worst, _largest_difference(["logits"], whole, outputs[:1], what))
     return worst
 
 
