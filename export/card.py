@@ -8,6 +8,14 @@ from typing import Any
 from kiloword.export.provenance import without_places
 from kiloword.runtime.manifest import GenerationSettings
 from kiloword.train.checkpoint import Checkpoint
+from kiloword.train.recipe import Recipe
+
+_LIMITS = (
+    "What its training photos did not show, it takes for something that they did.",
+    "It may name a gender, an age or an action that is not there. Do not use it to decide about people.",
+    "It cannot read text, count beyond a few, or name persons and places.",
+    "`confidence` is the geometric mean of the words' probabilities. It is not calibrated.",
+)
 
 
 def write_card(
@@ -21,37 +29,55 @@ def write_card(
         generation: its defaults.
         report: measured facts; may be empty.
     """
-    recipe, training = without_places(checkpoint.recipe), checkpoint.training
-    scores = ", ".join(f"{name} {value:.1f}" for name, value in training.get("validation_cider", {}).items())
-    start = recipe.encoder.weights
+    recipe = without_places(checkpoint.recipe)
     parts = [
         f"# {recipe.name} ({precision})",
         "Writes one sentence about a photo. Made by kiloword, which also runs it: `kiloword caption PHOTO`.",
         "## Model",
-        f"- Encoder: ViT, {recipe.encoder.image_size} x {recipe.encoder.image_size} pixels, patches of "
-        f"{recipe.encoder.patch_size}, width {recipe.encoder.width}, {recipe.encoder.depth} blocks"
-        + (f"; started from `{start}`." if start else "."),
-        f"- Decoder: Transformer, width {recipe.decoder.width}, {recipe.decoder.depth} blocks, "
-        f"{training.get('vocabulary', '?')} tokens ({recipe.tokenizer.kind}).",
-        f"- Defaults: {generation.num_beams} beams, at most {generation.max_new_tokens} tokens, "
-        f"length penalty {generation.length_penalty}.",
+        _bullets(*_model(recipe, checkpoint.training, generation)),
         "## Training",
-        f"- {training.get('photos', '?')} photos with {training.get('captions', '?')} captions: "
-        + ", ".join(item.source for item in recipe.data.train)
-        + f". {recipe.data.licence}",
-        f'- Best after pass {training.get("passes", "?")} of the stage "{training.get("stage", "?")}", '
-        f"{training.get('training_seconds', 0) / 60:.0f} minutes of training in all.",
-        f"- Validation CIDEr (greedy, own tokenizer): {scores or 'not measured'}.",
+        _bullets(*_training(recipe, checkpoint.training)),
         "## Limits",
-        "- What its training photos did not show, it takes for something that they did.",
-        "- It may name a gender, an age or an action that is not there. Do not use it to decide about "
-        "people.",
-        "- It cannot read text, count beyond a few, or name persons and places.",
-        "- `confidence` is the geometric mean of the words' probabilities. It is not calibrated.",
+        _bullets(*_LIMITS),
         "## Licence",
-        "The weights may be used under the terms of the data that they were trained on, see above"
-        + (", and of the encoder's start weights; those of timm are Apache-2.0." if start else "."),
+        f"The weights may be used under the terms of {_terms(recipe)}.",
     ]
     if report:
         parts += ["## int8 against fp32", f"```\n{report['table']}\n```"]
     return "\n\n".join(parts) + "\n"
+
+
+def _model(recipe: Recipe, training: Mapping[str, Any], generation: GenerationSettings) -> tuple[str, ...]:
+    encoder, decoder = recipe.encoder, recipe.decoder
+    size, start = encoder.image_size, f"; started from `{encoder.weights}`" if encoder.weights else ""
+    return (
+        f"Encoder: ViT, {size} x {size} pixels, patches of {encoder.patch_size}, width {encoder.width}, "
+        f"{encoder.depth} blocks{start}.",
+        f"Decoder: Transformer, width {decoder.width}, {decoder.depth} blocks, "
+        f"{training.get('vocabulary', '?')} tokens ({recipe.tokenizer.kind}).",
+        f"Defaults: {generation.num_beams} beams, at most {generation.max_new_tokens} tokens, "
+        f"length penalty {generation.length_penalty}.",
+    )
+
+
+def _training(recipe: Recipe, training: Mapping[str, Any]) -> tuple[str, ...]:
+    sources = ", ".join(item.source for item in recipe.data.train)
+    scores = ", ".join(f"{name} {value:.1f}" for name, value in training.get("validation_cider", {}).items())
+    photos, captions = training.get("photos", "?"), training.get("captions", "?")
+    return (
+        f"{photos} photos with {captions} captions: {sources}. {recipe.data.licence}".rstrip(),
+        f'Best after pass {training.get("passes", "?")} of the stage "{training.get("stage", "?")}", '
+        f"{training.get('training_seconds', 0) / 60:.0f} minutes of training in all.",
+        f"Validation CIDEr (greedy, own tokenizer): {scores or 'not measured'}.",
+    )
+
+
+def _terms(recipe: Recipe) -> str:
+    data = "the data that they were trained on, see above"
+    return (
+        f"{data}, and of the encoder's start weights (timm's: Apache-2.0)" if recipe.encoder.weights else data
+    )
+
+
+def _bullets(*lines: str) -> str:
+    return "\n".join(f"- {line}" for line in lines)

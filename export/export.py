@@ -161,7 +161,8 @@ def _quantize(checkpoint: Checkpoint, fp32: Path, int8: Path, photos: Calibratio
     _write_bundle(checkpoint, int8, INT8, facts, {})
     report = compare(fp32, int8, photos.pixels)
     table = as_table(report)
-    logger.info("int8 against fp32:\n%s", table)
+    for line in ["int8 against fp32:", *table.splitlines()]:
+        logger.info("%s", line)
     _write_bundle(checkpoint, int8, INT8, facts, {**report, "table": table, "parity": asdict(parity)})
     return int8
 
