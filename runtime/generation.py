@@ -189,7 +189,10 @@ class _BeamSearch:
         ends = candidates.tokens == self._tokens.eos_token_id
         self._set_aside(candidates, ends | is_last)
         # At most one candidate per hypothesis ends, so 2 * num_beams candidates hold num_beams that go on.
-        going_on = candidates.take(np.argsort(ends, axis=1, kind="stable")[:, : self._settings.num_beams])
+        # The only candidate of a greedy search may have ended, but then its image is done.
+        going_on = candidates
+        if self._settings.num_beams > 1:
+            going_on = candidates.take(np.argsort(ends, axis=1, kind="stable")[:, : self._settings.num_beams])
         best_totals = zip(self._images, going_on.totals[:, 0], strict=True)
         done = [is_last or self._is_done(int(image), total, length) for image, total in best_totals]
         self._continue(going_on, np.flatnonzero(~np.array(done)))
@@ -225,7 +228,7 @@ class _BeamSearch:
             logprobs=chosen.reshape(rows),
             totals=(self._totals[:, :, None] + chosen).reshape(rows),
         )
-        return flat.take(np.argsort(-flat.totals, axis=1, kind="stable")[:, :count])
+        return flat if count == 1 else flat.take(np.argsort(-flat.totals, axis=1, kind="stable")[:, :count])
 
     def _set_aside(self, candidates: _Candidates, ends: NDArray[np.bool_]) -> None:
         """Keep the hypotheses that end here, if they are among the best num_beams candidates."""
