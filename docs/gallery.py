@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from kiloword import Caption, Captioner
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-TARGET = REPOSITORY / "docs" / "gallery.png"
+TARGET = REPOSITORY / "docs" / "gallery.jpg"
 COLUMNS, TILE, TEXT_HEIGHT, GAP = 4, 300, 96, 12
 
 
@@ -27,7 +27,7 @@ def main() -> None:
     for index, picture in enumerate(tiles):
         row, column = divmod(index, COLUMNS)
         sheet.paste(picture, (GAP + column * (TILE + GAP), GAP + row * (TILE + TEXT_HEIGHT + GAP)))
-    sheet.quantize(128).save(TARGET, optimize=True)
+    sheet.save(TARGET, quality=85)
 
 
 def tile(photo: Path, caption: Caption) -> Image.Image:
