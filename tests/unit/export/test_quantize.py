@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,8 +23,9 @@ from kiloword.export.calibration import Activations  # noqa: E402
 from kiloword.export.quantize import (  # noqa: E402
     constant_products,
     count_products,
+    int8_columns,
+    int8_rows,
     quantize_encoder,
-    symmetric_int8,
 )
 from kiloword.runtime.errors import ExportError  # noqa: E402
 from kiloword.runtime.sessions import load_sessions  # noqa: E402
@@ -216,11 +220,52 @@ def test_products_are_those_with_a_constant_matrix(tiny_export: TinyExport) -> N
     assert len(products) == 1 + 2 * 4 + 2
 
 
-def test_symmetric_int8() -> None:
-    """By hand: scale = largest / 127 of each column; a column of zeros stays zero."""
-    values, scales = symmetric_int8(np.array([[1.27, -2.0, 0], [-0.635, 1.0, 0]], np.float32), axis=0)
+def test_a_table_is_rounded_row_by_row() -> None:
+    """By hand: scale = largest / 127 of each row; a row of zeros stays zero."""
+    values, scales = int8_rows(np.array([[1.27, -0.635], [-2.0, 1.0], [0, 0]], np.float32))
+    assert values.tolist() == [[127, -64], [-127, 64], [0, 0]]
+    np.testing.assert_allclose(scales[:2, 0], [0.01, 2 / 127], rtol=1e-6)
+
+
+def test_a_matrix_is_rounded_column_by_column() -> None:
+    """As for rows, while no two neighbours of one sign are large."""
+    values, scales = int8_columns(np.array([[1.27, -2.0, 0], [-0.635, 1.0, 0]], np.float32))
     assert values.tolist() == [[127, -127, 0], [-64, 64, 0]]
-    np.testing.assert_allclose(scales[0, :2], [0.01, 2 / 127], rtol=1e-6)
+    np.testing.assert_allclose(scales[:2], [0.01, 2 / 127], rtol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [6, 7])
+def test_no_pair_of_products_needs_more_than_sixteen_bits(rows: int) -> None:
+    """Processors without VNNI add two products of bytes in 16 bits; with 127 everywhere that is 64770."""
+    random = np.random.default_rng(0)
+    matrix = np.concatenate([np.full((rows, 5), 3.0), random.normal(size=(rows, 40))], axis=1)
+    values, scales = int8_columns(matrix.astype(np.float32))
+    padded = np.concatenate([values, np.zeros((rows % 2, 45), np.int8)]).astype(int)
+    for sign in (1, -1):
+        pairs = np.maximum(sign * padded, 0).reshape(-1, 2, 45).sum(axis=1)
+        assert 255 * pairs.max() <= 32767
+    assert np.abs(values * scales - matrix).max() <= 0.51 * scales.max()
+
+
+def test_the_quantizer_leaves_the_logging_alone(tmp_path: Path) -> None:
+    """Importing onnxruntime's tool gave the root logger a handler: each message of a program came twice."""
+    script = (
+        "import logging, sys; from pathlib import Path; import numpy as np\n"
+        "from kiloword.export.quantize import quantize_encoder\n"
+        "from tests.unit.export.test_quantize import make_graph, photos\n"
+        "folder = Path(sys.argv[1]); make_graph(folder / 'a.onnx', loud=1.0)\n"
+        "quantize_encoder(folder / 'a.onnx', folder / 'b.onnx', photos(2))\n"
+        "print(logging.root.handlers, logging.root.level)\n"
+    )
+    checkout = Path(__file__).resolve().parents[3]
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)],
+        cwd=checkout,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout.strip(), done.stderr) == (f"[] {logging.WARNING}", "")
 
 
 def seen(values: Floats) -> Activations:
