@@ -164,9 +164,10 @@ def int8_columns(matrix: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray
     """A matrix for products as int8: values -127..127, and a scale for each column that brings them back.
 
     x86 processors without VNNI (Intel before 2019, AMD before 2022) add the products of two neighbours in a
-    column in 16 bits and cut off what does not fit: 255 * (127 + 127) does not, which puts 3 % of error
-    into a typical product of ViT-Tiny (as computed, not run), 12 % into one. With these scales every pair fits. They are a little
-    coarser: 0.146 of error in the encoder's output instead of 0.140, and as many words equal to fp32's.
+    column in 16 bits and cut off what does not fit: 255 * (127 + 127) does not, which puts 3 % of error into
+    a typical product of ViT-Tiny and 12 % into one (computed, not run). With these scales every pair fits.
+    They are a little coarser: 0.146 of error in the encoder's output instead of 0.140, and as many words
+    equal to those of fp32.
 
     Args:
         matrix: float32 (rows, columns).
