@@ -193,7 +193,7 @@ def test_only_the_bundles_of_an_output_folder_are_replaced(
 
 
 def test_a_folder_that_is_no_bundle_is_not_replaced(tiny_export: TinyExport, tmp_path: Path) -> None:
-    """It only has the name of one: `kiloword export -o ~/work` must not delete ~/work/int8."""
+    """It only has the name of one: `kiloword export -o ~/bundles` must not delete ~/bundles/int8."""
     (tmp_path / "int8").mkdir()
     (tmp_path / "int8" / "thesis.txt").write_text("years")
     with pytest.raises(ExportError, match="will not be replaced; expected a bundle"):
