@@ -236,7 +236,7 @@ class Recipe:
     def problems(self) -> list[str]:
         """Values that do not fit together."""
         found = _too_small(self, 0, "seed") + ([] if self.threads is None else _too_small(self, 1, "threads"))
-        for section in ("data", "tokenizer", "encoder", "decoder", "optimizer", "validation"):
+        for section in _SECTIONS:
             found += [f"{section}.{problem}" for problem in getattr(self, section).problems()]
         found += [] if self.stages else ["stages: expected at least one"]
         for index, stage in enumerate(self.stages):
@@ -267,6 +267,19 @@ class Recipe:
     def digest(self) -> str:
         """A short hash that changes whenever a choice does."""
         return hashlib.sha256(json.dumps(self.as_table(), sort_keys=True).encode()).hexdigest()[:16]
+
+
+_Section = (
+    DataRecipe | TokenizerRecipe | EncoderRecipe | DecoderRecipe | Stage | OptimizerRecipe | ValidationRecipe
+)
+_SECTIONS: dict[str, type[_Section]] = {
+    "data": DataRecipe,
+    "tokenizer": TokenizerRecipe,
+    "encoder": EncoderRecipe,
+    "decoder": DecoderRecipe,
+    "optimizer": OptimizerRecipe,
+    "validation": ValidationRecipe,
+}
 
 
 def _too_small(record: object, least: int, *names: str) -> list[str]:
@@ -310,11 +323,21 @@ def recipe_from_table(table: dict[str, Any]) -> Recipe:
 
 def _checked(table: dict[str, Any], problems: list[str], source: Path | None) -> Recipe:
     recipe = read_record(Recipe, table, "recipe", problems)
-    if recipe is not None:
-        problems.extend(recipe.problems())
+    problems.extend(_readable_problems(table) if recipe is None else recipe.problems())
     if problems or recipe is None:
         raise ConfigError(problems, path=source)
     return recipe
+
+
+def _readable_problems(table: dict[str, Any]) -> list[str]:
+    """Senseless values of the sections that can be read, where another one cannot."""
+    stages = table.get("stages")
+    parts: list[tuple[str, type[_Section], Any]] = [
+        *((name, kind, table.get(name, {})) for name, kind in _SECTIONS.items()),
+        *((f"stages[{i}]", Stage, part) for i, part in enumerate(stages if isinstance(stages, list) else [])),
+    ]
+    read = [(name, read_record(kind, part, name, [])) for name, kind, part in parts]
+    return [f"{name}.{problem}" for name, section in read if section for problem in section.problems()]
 
 
 def _find_recipe(path: str | Path) -> Path:

@@ -131,6 +131,16 @@ def test_all_senseless_values_at_once(written: Path) -> None:
     )
 
 
+def test_a_wrong_type_hides_no_senseless_value(written: Path) -> None:
+    """Before, a section that could not be read kept the values of all others from being looked at."""
+    overrides = ["tokenizer.kind=letters", "stages.0.passes=0", "decoder.dropout=1"]
+    assert problems_of(written, *overrides) == [
+        "decoder.dropout: expected 0 or more and less than 1, found 1.0",
+        "recipe.tokenizer.kind: expected one of 'word', 'bpe', found 'letters'",
+        "stages[0].passes: expected 1 or more, found 0",
+    ]
+
+
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
