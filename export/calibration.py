@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -15,8 +15,6 @@ Floats = NDArray[np.float32]
 
 OUTLIER_RATIO = 12.0
 """A tensor has outliers when its largest value is this many times its 99.9th percentile."""
-_SAMPLES_PER_PHOTO = 8192
-_CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5, 0.4)
 
 
 @dataclass
@@ -27,17 +25,17 @@ class Activations:
     """Least value, at most 0: zero must be representable."""
     highest: float = 0.0
     """Largest value, at least 0."""
-    samples: list[Floats] = field(default_factory=list)
-    """A random part of the values, the same number from each photo."""
+    whole: bool = True
+    """Whether all values were whole numbers."""
     usual: float = 0.0
     """The largest 99.9th percentile of the magnitude in any photo."""
 
-    def see(self, values: Floats, random: np.random.Generator) -> None:
+    def see(self, values: Floats) -> None:
         """Adds the values of one photo."""
-        flat = values.reshape(-1).astype(np.float32)
-        self.lowest, self.highest = min(self.lowest, float(flat.min())), max(self.highest, float(flat.max()))
-        self.usual = max(self.usual, float(np.quantile(np.abs(flat), 0.999)))
-        self.samples.append(flat[random.integers(len(flat), size=min(len(flat), _SAMPLES_PER_PHOTO))])
+        self.lowest = min(self.lowest, float(values.min()))
+        self.highest = max(self.highest, float(values.max()))
+        self.usual = max(self.usual, float(np.quantile(np.abs(values), 0.999)))
+        self.whole = self.whole and bool(np.array_equal(values, np.round(values)))
 
     @property
     def has_outliers(self) -> bool:
@@ -47,26 +45,19 @@ class Activations:
     @property
     def are_bytes(self) -> bool:
         """Whether these are raw pixels, which a grid measured on dark photos would cut off or round."""
-        whole = all(np.array_equal(values, np.round(values)) for values in self.samples)
-        return whole and self.lowest == 0 and 1 < self.highest <= 255
+        return self.whole and self.lowest == 0 and 1 < self.highest <= 255
 
     def scale_and_zero_point(self) -> tuple[np.float32, np.uint8]:
-        """The uint8 grid with the least squared error over the samples; a little clipping often pays."""
+        """The uint8 grid that holds every value that was seen.
+
+        Cutting off the rarest values has less squared error in each tensor, and more in the end: for ViT-Tiny
+        0.141 of error in the encoder's output instead of 0.136, all of it from the inputs of attention, and
+        CIDEr 55.3 instead of 56.5 on COCO dev (fp32: 56.4, greedy).
+        """
         if self.are_bytes:
             return np.float32(1), np.uint8(0)
-        values = np.concatenate([*self.samples, np.array([self.lowest, self.highest], np.float32)])
-        grids = [_grid(self.lowest * clip, self.highest * clip) for clip in _CLIPS]
-        return min(grids, key=lambda grid: _squared_error(values, *grid))
-
-
-def _grid(lowest: float, highest: float) -> tuple[np.float32, np.uint8]:
-    scale = np.float32(max((highest - lowest) / 255, 1e-8))
-    return scale, np.uint8(np.clip(np.round(-lowest / scale), 0, 255))
-
-
-def _squared_error(values: Floats, scale: np.float32, zero_point: np.uint8) -> float:
-    steps = np.clip(np.round(values / scale) + zero_point, 0, 255) - zero_point
-    return float(np.square(steps * scale - values).mean())
+        scale = np.float32(max((self.highest - self.lowest) / 255, 1e-8))
+        return scale, np.uint8(np.clip(np.round(-self.lowest / scale), 0, 255))
 
 
 def measure(model: onnx.ModelProto, tensors: Sequence[str], photos: Pixels) -> dict[str, Activations]:
@@ -80,11 +71,10 @@ def measure(model: onnx.ModelProto, tensors: Sequence[str], photos: Pixels) -> d
     Returns:
         What was seen of each tensor.
     """
-    random = np.random.default_rng(0)
     seen = {name: Activations() for name in tensors}
     for values in _run(model, list(seen), photos):
         for name, value in values.items():
-            seen[name].see(value, random)
+            seen[name].see(value)
     return seen
 
 
