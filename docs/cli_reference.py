@@ -18,7 +18,7 @@ WIDTH = 100
 INTRODUCTION = """\
 # The command line
 
-<!-- Written by docs/cli_reference.py from --help; change the help texts in cli.py and run it again. -->
+<!-- Written by docs/cli_reference.py from --help; change the help texts in commands/ and run it again. -->
 
 `kiloword ...` and, in a checkout where the package is installed, `python cli.py ...` are the same.
 

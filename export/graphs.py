@@ -32,9 +32,7 @@ class EncoderGraph(nn.Module):
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """(B, height, width, 3) uint8 -> for each block key and value, (B, H, N, D) float32."""
         hidden = self.model.encoder.with_positions(self.patches(pixels))
-        for block in self.model.encoder.blocks:
-            hidden = block(hidden)
-        return _flat(self.model.decoder.image_context(self.model.encoder.norm(hidden)))
+        return _flat(self.model.decoder.image_context(self.model.encoder.forward_from(hidden, 0)))
 
 
 class FoldedPatchEmbedding(nn.Module):

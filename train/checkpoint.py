@@ -57,6 +57,7 @@ def build_model(recipe: Recipe, vocab_size: int) -> CaptionModel:
         width=recipe.encoder.width,
         depth=recipe.encoder.depth,
         heads=recipe.encoder.heads,
+        merge_after=recipe.encoder.merge_after,
         drop_path=recipe.encoder.drop_path,
         pixel_mean=recipe.encoder.pixel_mean,
         pixel_std=recipe.encoder.pixel_std,
@@ -85,7 +86,8 @@ def load_encoder_weights(model: CaptionModel, path: Path) -> None:
         raise ConfigError([f"encoder.weights: not a safetensors file: {error}"], path=path) from error
     weights = {name: tensor for name, tensor in weights.items() if not name.startswith("head.")}
     wanted = model.encoder.state_dict()
-    problems = [f"lacks {name}" for name in wanted.keys() - weights.keys()]
+    fresh = {name for name in wanted if name.startswith("merge.")}  # no published weights have it
+    problems = [f"lacks {name}" for name in wanted.keys() - weights.keys() - fresh]
     problems += [f"has {name}, which this encoder does not" for name in weights.keys() - wanted.keys()]
     problems += [
         f"{name}: expected shape {tuple(wanted[name].shape)}, found {tuple(weights[name].shape)}"
@@ -96,7 +98,36 @@ def load_encoder_weights(model: CaptionModel, path: Path) -> None:
         raise ConfigError(
             sorted(problems), path=path, hint="a recipe whose [encoder] has the sizes of these weights"
         )
-    model.encoder.load_state_dict(weights)
+    model.encoder.load_state_dict(weights, strict=False)
+
+
+def start_from(model: CaptionModel, directory: Path, tokenizer: Tokenizer) -> None:
+    """Starts a model from a checkpoint's weights; what the checkpoint lacks stays as it was made.
+
+    Args:
+        model: of any recipe whose parts have the checkpoint's sizes.
+        directory: of the checkpoint.
+        tokenizer: of the new run; token ids must mean the same words.
+
+    Raises:
+        CheckpointError: the directory is no checkpoint.
+        ConfigError: tokens or sizes are not the same, or nothing fits at all.
+    """
+    checkpoint = load_checkpoint(directory)
+    own, given = model.state_dict(), checkpoint.model.state_dict()
+    shared = own.keys() & given.keys()
+    problems = [
+        f"{name}: expected shape {tuple(own[name].shape)}, found {tuple(given[name].shape)}"
+        for name in sorted(shared)
+        if own[name].shape != given[name].shape
+    ]
+    if tokenizer.get_vocab() != checkpoint.tokenizer.get_vocab():
+        problems.append("the checkpoint has another vocabulary than the captions of this run give")
+    if not shared:
+        problems.append("the checkpoint shares no tensor with this model")
+    if problems:
+        raise ConfigError(problems, path=directory, hint="another checkpoint in `start`")
+    model.load_state_dict({name: given[name] for name in shared}, strict=False)
 
 
 def save_model(

@@ -58,7 +58,7 @@ def cache_features(
                 progress("encoding photos", view * len(pixels) + start + len(photos), views * len(pixels))
 
     target = cache / f"features-{_features_key(encoder, pixels_key, block, views)}.npy"
-    shape = (views, len(pixels), encoder.config.tokens, encoder.config.width)
+    shape = (views, len(pixels), encoder.config.tokens_before(block), encoder.config.width)
     return cached_array(target, shape, np.float16, fill)
 
 

@@ -21,6 +21,7 @@ from kiloword.train.checkpoint import (
     load_optimizer,
     optimizer_tensors,
     save_model,
+    start_from,
 )
 from kiloword.train.curves import draw_curves
 from kiloword.train.journal import Journal
@@ -86,6 +87,8 @@ class _Run:
         self.model: CaptionModel = build_model(self.recipe, self.material.tokenizer.get_vocab_size())
         if self.recipe.encoder.weights:
             load_encoder_weights(self.model, Path(self.recipe.data.root) / self.recipe.encoder.weights)
+        if self.recipe.start:
+            start_from(self.model, Path(self.recipe.start), self.material.tokenizer)
         self.model.to(self.device)
         self.average = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         self.saved_optimizer: Mapping[str, Tensor] = {}

@@ -95,6 +95,8 @@ class EncoderRecipe:
     width: int = 192
     depth: int = 12
     heads: int = 3
+    merge_after: int = 0
+    """Blocks after which every 2 x 2 patches become one token; 0: never."""
     drop_path: float = 0.0
     pixel_mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     pixel_std: tuple[float, ...] = (0.5, 0.5, 0.5)
@@ -108,6 +110,13 @@ class EncoderRecipe:
             found.append(f"patch_size {self.patch_size} does not divide image_size {self.image_size}")
         if self.width % self.heads:
             found.append(f"heads {self.heads} does not divide width {self.width}")
+        if not 0 <= self.merge_after < self.depth:
+            found.append(f"merge_after: expected 0 or more and less than depth, found {self.merge_after}")
+        if self.merge_after and self.image_size // self.patch_size % 2:
+            found.append(
+                "merge_after: expected an even number of patches on a side, found "
+                f"{self.image_size // self.patch_size}"
+            )
         if not 0 <= self.drop_path < 1:
             found.append(f"drop_path: expected 0 or more and less than 1, found {self.drop_path}")
         for name in ("pixel_mean", "pixel_std"):
@@ -218,6 +227,9 @@ class Recipe:
     name: str
     data: DataRecipe
     stages: tuple[Stage, ...]
+    start: str | None = None
+    """Directory of a checkpoint whose weights this run begins with, relative to the current directory; parts
+    of the model that it lacks start fresh. By default everything but ``encoder.weights`` starts random."""
     seed: int = 1
     threads: int | None = None
     """CPU threads; by default what this process may use."""

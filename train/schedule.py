@@ -45,11 +45,11 @@ def peak_rate(name: str, stage: Stage, depth: int) -> float:
 
 
 def _encoder_position(name: str, depth: int) -> int:
-    """0 for the embedding, 1 to ``depth`` for the blocks; the final norm learns like the last block."""
+    """0 for the embedding, 1 to ``depth`` for the blocks; norm and merging learn like the last."""
     block = re.match(r"encoder\.blocks\.(\d+)\.", name)
     if block:
         return int(block.group(1)) + 1
-    return depth if name.startswith("encoder.norm.") else 0
+    return depth if name.startswith(("encoder.norm.", "encoder.merge.")) else 0
 
 
 def rate_factor(step: int, steps: int, warmup: int) -> float:

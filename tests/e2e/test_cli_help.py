@@ -12,7 +12,8 @@ import pytest
 from click.testing import CliRunner
 
 from kiloword import __version__
-from kiloword.cli import PROVIDERS, main
+from kiloword.cli import main
+from kiloword.commands.common import PROVIDERS
 from kiloword.runtime.outputs import FORMATS
 from kiloword.runtime.sessions import AUTO
 from kiloword.runtime.sessions import PROVIDERS as SESSION_PROVIDERS

@@ -6,6 +6,7 @@ Shape legend:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -28,6 +29,9 @@ class VitConfig:
     """Number of Transformer blocks."""
     heads: int = 3
     """Attention heads; must divide ``width``."""
+    merge_after: int = 0
+    """Blocks after which every 2 x 2 patches become one token, which quarters the work of the blocks that
+    follow; 0: never."""
     drop_path: float = 0.0
     """Probability that the last block is skipped in training, earlier ones less (stochastic depth)."""
     pixel_mean: tuple[float, ...] = (0.5, 0.5, 0.5)
@@ -42,8 +46,13 @@ class VitConfig:
 
     @property
     def tokens(self) -> int:
-        """Tokens that the encoder returns: the class token and one for each patch."""
-        return self.grid_size**2 + 1
+        """Tokens that the encoder returns: the class token and one for each patch or merged patch."""
+        return self.tokens_before(self.depth)
+
+    def tokens_before(self, block: int) -> int:
+        """Tokens in the hidden state before block number ``block``, which `forward_until` returns."""
+        merged = 0 < self.merge_after < block
+        return (self.grid_size // 2 if merged else self.grid_size) ** 2 + 1
 
 
 class PatchEmbedding(nn.Module):
@@ -127,6 +136,28 @@ class Block(nn.Module):
         return branch * kept / keep
 
 
+class TokenMerging(nn.Module):
+    """Makes one token of every 2 x 2 patches, at first their mean; the class token stays.
+
+    Source: the merging layer of Liu et al., "Swin Transformer", arXiv 2103.14030, without its norm and its
+        wider output, so that it can be put between the blocks of a trained ViT.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.reduction = nn.Linear(4 * width, width, bias=False)
+        with torch.no_grad():
+            self.reduction.weight.copy_(torch.eye(width).repeat(1, 4) / 4)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(B, 1 + side * side, W) -> (B, 1 + side * side / 4, W)."""
+        batch, tokens, width = hidden.shape
+        side = math.isqrt(tokens - 1)
+        grid = hidden[:, 1:].reshape(batch, side // 2, 2, side // 2, 2, width).transpose(2, 3)
+        merged = self.reduction(grid.reshape(batch, -1, 4 * width))
+        return torch.cat([hidden[:, :1], merged], dim=1)
+
+
 class VisionTransformer(nn.Module):
     """ViT with class token and learned positions, pre-norm blocks and a final norm.
 
@@ -137,10 +168,11 @@ class VisionTransformer(nn.Module):
         super().__init__()
         self.config = config
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
-        self.pos_embed = nn.Parameter(torch.randn(1, config.tokens, config.width) * 0.02)
+        self.pos_embed = nn.Parameter(torch.randn(1, config.tokens_before(0), config.width) * 0.02)
         self.patch_embed = PatchEmbedding(config)
         rates = torch.linspace(0, config.drop_path, config.depth).tolist()
         self.blocks = nn.ModuleList(Block(config, rate) for rate in rates)
+        self.merge = TokenMerging(config.width) if config.merge_after else None
         self.norm = nn.LayerNorm(config.width, eps=1e-6)
 
     @property
@@ -163,9 +195,7 @@ class VisionTransformer(nn.Module):
             (B, N, W) float.
         """
         hidden = self.with_positions(self.patch_embed(pixels))
-        for layer in self.blocks[:block]:
-            hidden = layer(hidden)
-        return hidden
+        return self._through(hidden, 0, block)
 
     def with_positions(self, patches: Tensor) -> Tensor:
         """Puts the class token first and adds positions: (B, N - 1, W) -> (B, N, W)."""
@@ -174,6 +204,12 @@ class VisionTransformer(nn.Module):
 
     def forward_from(self, hidden: Tensor, block: int) -> Tensor:
         """The features, from the hidden state before block number ``block``: (B, N, W) -> (B, N, W)."""
-        for layer in self.blocks[block:]:
-            hidden = layer(hidden)
-        return self.norm(hidden)  # type: ignore[no-any-return]
+        return self.norm(self._through(hidden, block, self.depth))  # type: ignore[no-any-return]
+
+    def _through(self, hidden: Tensor, start: int, stop: int) -> Tensor:
+        """Runs the blocks from ``start`` to before ``stop``, merging tokens where that is due."""
+        for index in range(start, stop):
+            if self.merge is not None and index == self.config.merge_after:
+                hidden = self.merge(hidden)
+            hidden = self.blocks[index](hidden)
+        return hidden

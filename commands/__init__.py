@@ -1,0 +1,15 @@
+"""The commands of `kiloword`, one module each: parse, call one function, echo.
+
+What is heavy is imported inside the functions, so that `--help` does not wait for it.
+"""
+
+from __future__ import annotations
+
+from kiloword.commands.caption import caption
+from kiloword.commands.evaluate import evaluate
+from kiloword.commands.export import export
+from kiloword.commands.inspect import inspect
+from kiloword.commands.train import train
+from kiloword.commands.webcam import webcam
+
+COMMANDS = (caption, evaluate, export, inspect, train, webcam)
