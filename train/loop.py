@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from kiloword.runtime.errors import ConfigError, KilowordError
 from kiloword.runtime.threads import default_threads
-from kiloword.train.batches import BatchPlan
+from kiloword.train.batches import Batch, BatchPlan
 from kiloword.train.captions import TokenIds
 from kiloword.train.checkpoint import (
     build_model,
@@ -32,6 +32,7 @@ from kiloword.train.photos import Photos
 from kiloword.train.progress import Progress
 from kiloword.train.recipe import Recipe, Stage
 from kiloword.train.schedule import make_optimizer, rate_factor
+from kiloword.train.self_critical import CaptionReward, sample_captions, self_critical_loss
 from kiloword.train.state import BEST, Position, RunState, find_state, save_state
 from kiloword.train.validation import ValidationSet, validate
 
@@ -133,6 +134,8 @@ class _Run:
             self.photos.views,
             self.material.ids.pad,
         )
+        if stage.samples:
+            self.reward = CaptionReward(self.material.captions, self.material.ids)
         self.optimizer = make_optimizer(self.model, stage, self.recipe.optimizer)
         if self.saved_optimizer:
             load_optimizer(self.optimizer, self.saved_optimizer)
@@ -147,11 +150,8 @@ class _Run:
         factor = rate_factor(step, self.plan.steps, stage.warmup_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_rate"] * factor
-        self.model.train()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            features = self.photos.features(self.model.encoder, batch.rows, batch.views)
-            tokens = torch.from_numpy(batch.token_ids).to(self.device)
-            loss = caption_loss(self.model, features, tokens, self.material.ids, stage.label_smoothing)
+            loss = self._self_critical(stage, batch) if stage.samples else self._cross_entropy(stage, batch)
         self._require_finite(loss)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -163,6 +163,23 @@ class _Run:
         seconds = time.monotonic() - started
         self.position.seconds += seconds
         self._report(stage, float(loss.detach()), factor * stage.learning_rate, len(batch.rows), seconds)
+
+    def _cross_entropy(self, stage: Stage, batch: Batch) -> Tensor:
+        self.model.train()
+        features = self.photos.features(self.model.encoder, batch.rows, batch.views)
+        tokens = torch.from_numpy(batch.token_ids).to(self.device)
+        return caption_loss(self.model, features, tokens, self.material.ids, stage.label_smoothing)
+
+    def _self_critical(self, stage: Stage, batch: Batch) -> Tensor:
+        # No dropout: what is rewarded must be what was sampled.
+        self.model.eval()
+        ids, limit = self.material.ids, self.recipe.generation.max_new_tokens
+        features = self.photos.features(self.model.encoder, batch.rows, batch.views)
+        sampled = sample_captions(self.model, features.detach(), ids, stage.samples, limit)
+        rewards = self.reward(batch.rows, sampled)
+        number = self.position.step + 1
+        self.journal.write(stage=self.position.stage, step=number, reward=float(rewards.mean()))
+        return self_critical_loss(self.model, features, sampled, rewards, ids)
 
     def _require_finite(self, loss: Tensor) -> None:
         """Weights that saw a loss of nan stay nan: better an end than hours for nothing."""

@@ -171,6 +171,9 @@ class Stage:
     """Captions of each photo in a step; they share its encoder pass."""
     warmup_steps: int = 100
     label_smoothing: float = 0.1
+    samples: int = 0
+    """Captions of each photo that the model samples itself in a step, to learn from their CIDEr-D: 2 or more for
+    self-critical training; 0: cross-entropy on people's captions."""
 
     def problems(self) -> list[str]:
         """Values that make no sense."""
@@ -180,6 +183,8 @@ class Stage:
             found.append(f"learning_rate: expected more than 0, found {self.learning_rate}")
         if not 0 <= self.label_smoothing < 1:
             found.append(f"label_smoothing: expected 0 or more and less than 1, found {self.label_smoothing}")
+        if self.samples < 0 or self.samples == 1:
+            found.append(f"samples: expected 0, or 2 or more, found {self.samples}")
         return found
 
 
