@@ -172,8 +172,8 @@ class Stage:
     warmup_steps: int = 100
     label_smoothing: float = 0.1
     samples: int = 0
-    """Captions of each photo that the model samples itself in a step, to learn from their CIDEr-D: 2 or more for
-    self-critical training; 0: cross-entropy on people's captions."""
+    """Captions of each photo that the model samples itself in a step, to learn from their CIDEr-D: 2 or
+    more for self-critical training; 0: cross-entropy on people's captions."""
 
     def problems(self) -> list[str]:
         """Values that make no sense."""
