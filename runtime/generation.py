@@ -7,7 +7,8 @@ alone lets beams grow after the prompt, reorder at each step, and vanish when th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from kiloword.runtime.sessions import Tensors
 
 Floats: TypeAlias = "NDArray[np.float32]"
-Scores: TypeAlias = "NDArray[np.float64]"
 Ids: TypeAlias = "NDArray[np.int64]"
 
 
@@ -118,30 +118,116 @@ def generate_stream(
 
 
 @dataclass(frozen=True)
-class _Candidates:
-    """The best ways to go on: arrays (batch_size, candidates), best first."""
+class _Hypothesis:
+    """What one beam has written so far."""
 
-    beams: Ids
-    """Which hypothesis it continues."""
-    tokens: Ids
-    logprobs: Floats
-    totals: Scores
+    tokens: tuple[int, ...]
+    """With the prompt."""
+    logprobs: tuple[float, ...]
+    """Of each token after the prompt."""
+    total: float
+    """Their sum."""
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A way to go on: one more token for one of the hypotheses."""
+
+    total: float
     """Sum of log-probabilities with this token."""
+    beam: int
+    """Which hypothesis it continues."""
+    token: int
+    logprob: float
 
-    def take(self, order: Ids) -> _Candidates:
-        """Choose and order along the candidates' axis."""
-        # Plain indexing: np.take_along_axis takes three times as long for arrays as small as these.
-        chosen = (np.arange(len(order))[:, None], order)
-        return _Candidates(
-            self.beams[chosen], self.tokens[chosen], self.logprobs[chosen], self.totals[chosen]
+
+class _ImageSearch:
+    """The hypotheses of one image, and those that have ended.
+
+    Plain lists: for a handful of hypotheses numpy's calls cost more than the work they do.
+    """
+
+    def __init__(self, tokens: TokenSpec, settings: GenerationSettings) -> None:
+        self._eos = tokens.eos_token_id
+        self._settings = settings
+        self._prompt_length = len(tokens.prompt_token_ids)
+        self.hypotheses = [_Hypothesis(tuple(tokens.prompt_token_ids), (), 0.0)]
+        self._finished: list[Generated] = []
+
+    def extend(self, tokens: list[list[int]], logprobs: list[list[float]]) -> list[int] | None:
+        """Choose among the best next tokens of each hypothesis.
+
+        Args:
+            tokens: For each hypothesis, its most probable next tokens.
+            logprobs: Their log-probabilities; minus infinity where a token is banned.
+
+        Returns:
+            For each new hypothesis the number of the one that it continues; None when the image is done.
+        """
+        width = self._settings.num_beams
+        candidates = self._candidates(tokens, logprobs)
+        length = len(self.hypotheses[0].logprobs) + 1
+        is_last = length == self._settings.max_new_tokens
+        self._set_aside([one for one in candidates[:width] if is_last or one.token == self._eos], length)
+        # At most one candidate per hypothesis ends, so 2 * num_beams candidates hold num_beams that go on.
+        # The only candidate of a greedy search may have ended, but then its image is done.
+        going_on = [one for one in candidates if one.token != self._eos][:width] or candidates
+        if is_last or self._is_done(going_on[0].total, length):
+            return None
+        self.hypotheses = [self._continued(one) for one in going_on]
+        return [one.beam for one in going_on]
+
+    def written(self) -> tuple[int, ...]:
+        """The best caption that has ended, else what the best hypothesis has written so far."""
+        if self._finished:
+            return self.best().token_ids
+        return self.hypotheses[0].tokens[self._prompt_length :]
+
+    def best(self) -> Generated:
+        """The best finished hypothesis; an empty one where every way was banned."""
+        return max(self._finished, key=lambda one: one.score, default=Generated((), (), -math.inf))
+
+    def _candidates(self, tokens: list[list[int]], logprobs: list[list[float]]) -> list[_Candidate]:
+        """The best ways to go on, best first: 2 * num_beams, or one when searching greedily."""
+        found = [
+            _Candidate(hypothesis.total + logprob, beam, token, logprob)
+            for beam, hypothesis in enumerate(self.hypotheses)
+            for token, logprob in zip(tokens[beam], logprobs[beam], strict=True)
+        ]
+        found.sort(key=lambda one: -one.total)
+        return found[: 2 * self._settings.num_beams]
+
+    def _set_aside(self, ended: list[_Candidate], length: int) -> None:
+        """Keep what ends here, if it is among the best."""
+        for candidate in ended:
+            if candidate.total > -math.inf:
+                whole = self._continued(candidate)
+                score = self._score(whole.total, length)
+                self._finished.append(Generated(whole.tokens[self._prompt_length :], whole.logprobs, score))
+        self._finished.sort(key=lambda one: -one.score)
+        del self._finished[self._settings.num_beams :]
+
+    def _continued(self, candidate: _Candidate) -> _Hypothesis:
+        before = self.hypotheses[candidate.beam]
+        return _Hypothesis(
+            (*before.tokens, candidate.token), (*before.logprobs, candidate.logprob), candidate.total
         )
+
+    def _score(self, total: float, length: int) -> float:
+        return float(total / length**self._settings.length_penalty)
+
+    def _is_done(self, best_total: float, length: int) -> bool:
+        """True when nothing that goes on can be expected to beat what is set aside."""
+        if best_total == -math.inf:
+            return True
+        full = len(self._finished) == self._settings.num_beams
+        return full and self._score(best_total, length) <= self._finished[-1].score
 
 
 class _BeamSearch:
     """All images of a batch in one search; each step is one call of the decoder.
 
-    Axis 0 of every array is the image among those that still run, axis 1 the hypothesis. There is one
-    hypothesis per image until the prompt is read, then ``num_beams``.
+    There is one hypothesis per image until the prompt is read, then ``num_beams``.
     """
 
     def __init__(
@@ -157,45 +243,38 @@ class _BeamSearch:
         self._banned = np.array(tokens.suppressed_token_ids, dtype=np.int64)
         self._context = decoder.context(encoded)
         self._state = decoder.initial_state(encoded, batch_size)
-        self._images: Ids = np.arange(batch_size, dtype=np.int64)
-        self._sequences: Ids = np.tile(np.array(tokens.prompt_token_ids, dtype=np.int64), (batch_size, 1, 1))
-        self._unread: Ids = self._sequences
-        self._logprobs: Floats = np.zeros((batch_size, 1, 0), dtype=np.float32)
-        self._totals: Scores = np.zeros((batch_size, 1))
-        self._rows: Ids = self._images[:, None]
-        self._finished: list[list[Generated]] = [[] for _ in range(batch_size)]
+        self._images = [_ImageSearch(tokens, settings) for _ in range(batch_size)]
+        self._running = self._images
+        self._rows: Ids = np.arange(batch_size, dtype=np.int64)[:, None]
+        self._unread: Ids = np.tile(np.array(tokens.prompt_token_ids, dtype=np.int64), (batch_size, 1, 1))
 
     @property
     def is_running(self) -> bool:
         """True while an image is not done."""
-        return len(self._images) > 0
+        return len(self._running) > 0
 
     def first_tokens(self) -> tuple[int, ...]:
         """What the best hypothesis of the first image has written so far."""
-        if self._finished[0]:
-            return self.best()[0].token_ids
-        return tuple(self._sequences[0, 0, len(self._tokens.prompt_token_ids) :].tolist())
+        return self._images[0].written()
 
     def best(self) -> list[Generated]:
-        """The best finished hypothesis of each image; an empty one where every way was banned."""
-        nothing = Generated((), (), -np.inf)
-        return [max(found, key=lambda one: one.score, default=nothing) for found in self._finished]
+        """The best finished hypothesis of each image."""
+        return [image.best() for image in self._images]
 
     def advance(self) -> None:
-        """Write one more token of every hypothesis."""
-        candidates = self._candidates(self._decode())
-        length = self._logprobs.shape[2] + 1
-        is_last = length == self._settings.max_new_tokens
-        ends = candidates.tokens == self._tokens.eos_token_id
-        self._set_aside(candidates, ends | is_last)
-        # At most one candidate per hypothesis ends, so 2 * num_beams candidates hold num_beams that go on.
-        # The only candidate of a greedy search may have ended, but then its image is done.
-        going_on = candidates
-        if self._settings.num_beams > 1:
-            going_on = candidates.take(np.argsort(ends, axis=1, kind="stable")[:, : self._settings.num_beams])
-        best_totals = zip(self._images, going_on.totals[:, 0], strict=True)
-        done = [is_last or self._is_done(int(image), total, length) for image, total in best_totals]
-        self._continue(going_on, np.flatnonzero(~np.array(done)))
+        """Write one more token of every hypothesis; images that are done leave the batch."""
+        logits = self._decode()
+        beams = logits.shape[1]
+        choices = zip(self._running, *self._best_tokens(logits), strict=True)
+        continued = [image.extend(tokens, logprobs) for image, tokens, logprobs in choices]
+        kept = [place for place, parents in enumerate(continued) if parents is not None]
+        if len(kept) < len(self._running):
+            self._running = [self._running[place] for place in kept]
+            self._context = {name: value.take(kept, axis=0) for name, value in self._context.items()}
+        rows = [[place * beams + beam for beam in continued[place] or ()] for place in kept]
+        self._rows = np.array(rows, dtype=np.int64)
+        last = [[one.tokens[-1:] for one in image.hypotheses] for image in self._running]
+        self._unread = np.array(last, dtype=np.int64)
 
     def _decode(self) -> Floats:
         """Let the decoder read what it has not read yet: logits (batch_size, hypotheses, vocab_size)."""
@@ -207,75 +286,32 @@ class _BeamSearch:
             self._rows = np.arange(self._rows.size, dtype=np.int64).reshape(self._rows.shape)
         return logits
 
-    def _candidates(self, logits: Floats) -> _Candidates:
-        """The best ways to go on for each image: 2 * num_beams, or the best one when searching greedily."""
-        width = self._settings.num_beams
-        # Greedy search ends with the first end of sequence, so it never needs a second choice.
-        count = 2 * width if width > 1 else 1
-        normalizer = log_sum_exp(logits)
+    def _best_tokens(self, logits: Floats) -> tuple[list[list[list[int]]], list[list[list[float]]]]:
+        """The best next tokens of each hypothesis of each image, and their log-probabilities.
+
+        2 * num_beams of each, or one when searching greedily: greedy search ends with the first end of
+        sequence and never needs a second choice.
+        """
+        count = 2 * self._settings.num_beams if self._settings.num_beams > 1 else 1
+        rows = logits.reshape(-1, logits.shape[2])
+        normalizer = log_sum_exp(rows)
         # Bans overwrite logits only now: a chosen token was not banned and keeps the decoder's probability.
-        logits[:, :, self._banned] = -np.inf
-        repeat_size = self._settings.no_repeat_ngram_size
-        _ban_repeats(logits, self._sequences, repeat_size, self._tokens.eos_token_id)
-        # The best of an image are among the best of its hypotheses: no sort over their whole vocabularies.
-        tokens = _largest(logits, count)
-        beams = np.arange(tokens.shape[1], dtype=np.int64)[:, None]
-        chosen = logits[np.arange(len(tokens))[:, None, None], beams, tokens] - normalizer
-        rows = (len(tokens), -1)
-        flat = _Candidates(
-            beams=np.repeat(beams.T, len(tokens), axis=0).repeat(count, axis=1),
-            tokens=tokens.reshape(rows),
-            logprobs=chosen.reshape(rows),
-            totals=(self._totals[:, :, None] + chosen).reshape(rows),
-        )
-        return flat if count == 1 else flat.take(np.argsort(-flat.totals, axis=1, kind="stable")[:, :count])
+        rows[:, self._banned] = -np.inf
+        if self._settings.no_repeat_ngram_size:
+            self._ban_repeats(rows)
+        tokens = _largest(rows, count)
+        logprobs = rows[np.arange(len(rows))[:, None], tokens] - normalizer
+        shape = (*logits.shape[:2], count)
+        return tokens.reshape(shape).tolist(), logprobs.reshape(shape).tolist()
 
-    def _set_aside(self, candidates: _Candidates, ends: NDArray[np.bool_]) -> None:
-        """Keep the hypotheses that end here, if they are among the best num_beams candidates."""
-        width = self._settings.num_beams
-        usable = ends[:, :width] & np.isfinite(candidates.totals[:, :width])
-        if not usable.any():
-            return
-        for position, rank in np.argwhere(usable):
-            found = self._finished[self._images[position]]
-            found.append(self._hypothesis(candidates, position, rank))
-            found.sort(key=lambda one: -one.score)
-            del found[width:]
-
-    def _hypothesis(self, candidates: _Candidates, position: int, rank: int) -> Generated:
-        beam = candidates.beams[position, rank]
-        written = self._sequences[position, beam, len(self._tokens.prompt_token_ids) :]
-        logprobs = self._logprobs[position, beam]
-        return Generated(
-            token_ids=(*written.tolist(), int(candidates.tokens[position, rank])),
-            token_logprobs=(*logprobs.tolist(), float(candidates.logprobs[position, rank])),
-            score=self._score(candidates.totals[position, rank], len(written) + 1),
-        )
-
-    def _score(self, total: float, length: int) -> float:
-        return float(total / length**self._settings.length_penalty)
-
-    def _is_done(self, image: int, best_total: float, length: int) -> bool:
-        """True when nothing that goes on can be expected to beat what is set aside."""
-        found = self._finished[image]
-        if not np.isfinite(best_total):
-            return True
-        return len(found) == self._settings.num_beams and self._score(best_total, length) <= found[-1].score
-
-    def _continue(self, chosen: _Candidates, kept: Ids) -> None:
-        """Go on with the chosen candidates of the images at ``kept``; the other images leave the batch."""
-        beams = chosen.beams[kept]
-        images = kept[:, None]
-        self._rows = images * self._sequences.shape[1] + beams
-        self._unread = chosen.tokens[kept][:, :, None]
-        self._sequences = np.concatenate([self._sequences[images, beams], self._unread], axis=2)
-        self._logprobs = np.concatenate(
-            [self._logprobs[images, beams], chosen.logprobs[kept][:, :, None]], axis=2
-        )
-        self._totals = chosen.totals[kept]
-        if len(kept) < len(self._images):
-            self._context = {name: value.take(kept, axis=0) for name, value in self._context.items()}
-        self._images = self._images[kept]
+    def _ban_repeats(self, rows: Floats) -> None:
+        """Rule out, in place, what would repeat an n-gram; rows float32 (hypotheses of all images, V)."""
+        hypotheses = (one for image in self._running for one in image.hypotheses)
+        size, eos = self._settings.no_repeat_ngram_size, self._tokens.eos_token_id
+        for row, hypothesis in enumerate(hypotheses):
+            banned = repeating_tokens(hypothesis.tokens, size) - {eos}
+            if banned:
+                rows[row, list(banned)] = -np.inf
 
 
 def log_sum_exp(logits: Floats) -> Floats:
@@ -307,33 +343,29 @@ def log_sum_exp(logits: Floats) -> Floats:
     return normalizer
 
 
-def _largest(logits: Floats, count: int) -> Ids:
-    """Indices of the ``count`` largest values along the last axis, in no order."""
+def _largest(rows: Floats, count: int) -> Ids:
+    """Indices of the ``count`` largest values of each row, in no order."""
     if count == 1:
-        largest: Ids = logits.argmax(axis=-1, keepdims=True)  # a tenth of the time of argpartition
+        largest: Ids = rows.argmax(axis=1, keepdims=True)  # a tenth of the time of argpartition
         return largest
-    return np.argpartition(logits, -count, axis=2)[:, :, -count:].astype(np.int64, copy=False)
+    return np.argpartition(rows, -count, axis=1)[:, -count:].astype(np.int64, copy=False)
 
 
-def _ban_repeats(logits: Floats, sequences: Ids, size: int, eos_token_id: int) -> None:
-    """Ban, in place, each token that would complete a sequence of ``size`` tokens a second time.
+def repeating_tokens(tokens: Sequence[int], size: int) -> set[int]:
+    """Each token that would complete a sequence of ``size`` tokens a second time.
 
-    The prompt counts as written, as in transformers. The end of sequence is never banned: there is only one,
-    and a prompt may begin with the same token.
+    The prompt counts as written, as in transformers. A caller must not ban the end of sequence: there is only
+    one, and a prompt may begin with the same token.
 
     Args:
-        logits: float32 (batch_size, hypotheses, vocab_size).
-        sequences: int64 (batch_size, hypotheses, length), prompt and what was written.
-        size: Tokens in a sequence that must not repeat; 0 bans nothing.
-        eos_token_id: The token that ends a caption.
+        tokens: Prompt and what was written.
+        size: Tokens in a sequence that must not repeat, at least 1.
+
+    >>> repeating_tokens([5, 6, 7, 5, 6], 3)
+    {7}
     """
-    length = sequences.shape[2]
-    if size == 0 or length < size:
-        return
-    windows = np.lib.stride_tricks.sliding_window_view(sequences, size, axis=2)
-    ending = sequences[:, :, None, length - size + 1 :]
-    repeats = (windows[..., :-1] == ending).all(axis=3)
-    image, beam, start = np.nonzero(repeats)
-    completions = windows[image, beam, start, -1]
-    allowed = completions != eos_token_id
-    logits[image[allowed], beam[allowed], completions[allowed]] = -np.inf
+    start = len(tokens) - size + 1
+    if start < 1:
+        return set()
+    ending = tokens[start:]
+    return {tokens[at + size - 1] for at in range(start) if tokens[at : at + size - 1] == ending}

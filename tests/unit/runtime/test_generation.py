@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from kiloword import Bundle, BundleError, ConfigError
-from kiloword.runtime.generation import Generated, _ban_repeats, generate, generate_stream, log_sum_exp
+from kiloword.runtime.generation import Generated, generate, generate_stream, log_sum_exp, repeating_tokens
 from kiloword.runtime.manifest import GenerationSettings, TokenSpec
 from kiloword.runtime.sessions import load_sessions
 from tests.bundles import Kind, make_tiny_bundle
@@ -222,8 +222,15 @@ def test_logits_that_are_no_numbers(value: float) -> None:
         log_sum_exp(logits)
 
 
-def test_ban_repeats_example() -> None:
-    """By hand: after 5 6 7 5 6, a 3-gram ban forbids 7 in the first row; in the second nothing repeats."""
-    logprobs = np.zeros((1, 2, 10), dtype=np.float32)
-    _ban_repeats(logprobs, np.array([[[5, 6, 7, 5, 6], [5, 6, 7, 6, 5]]]), 3, eos_token_id=2)
-    assert np.argwhere(np.isinf(logprobs)).tolist() == [[0, 0, 7]]
+@pytest.mark.parametrize(
+    ("tokens", "size", "expected"),
+    [
+        ([5, 6, 7, 5, 6], 3, {7}),
+        ([5, 6, 7, 6, 5], 3, set()),
+        ([5, 6, 5, 7, 5], 2, {6, 7}),
+        ([5, 6], 1, {5, 6}),
+        ([5, 6], 3, set()),
+    ],
+)
+def test_repeating_tokens_by_hand(tokens: list[int], size: int, expected: set[int]) -> None:
+    assert repeating_tokens(tokens, size) == expected
