@@ -15,6 +15,7 @@ from kiloword.export.graphs import (
     ENCODER_FILE,
     DecoderGraph,
     EncoderGraph,
+    attention_spec,
     decoder_spec,
     encoder_spec,
 )
@@ -195,6 +196,7 @@ def _write_bundle(
         generation=recipe.generation,
         encoder=encoder_spec(model),
         decoder=decoder_spec(model),
+        attention=attention_spec(model),
         files={},
         provenance=origin,
         report=dict(report),

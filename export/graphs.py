@@ -7,12 +7,13 @@ Shape legend:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from kiloword.runtime.manifest import PAST_LENGTH_AXIS, GraphSpec, TensorSpec
+from kiloword.runtime.manifest import PAST_LENGTH_AXIS, AttentionSpec, GraphSpec, TensorSpec
 from kiloword.train.models.attention import KeyValue
 from kiloword.train.models.captioner import CaptionModel
 from kiloword.train.models.decoder import TransformerDecoder
@@ -73,15 +74,19 @@ class DecoderGraph(nn.Module):
                 past key and value (R, H, P, D).
 
         Returns:
-            logits (B, K, V) of the last position, then for each block key and value (B * K, H, P + L, D).
+            logits (B, K, V) of the last position; for each block key and value (B * K, H, P + L, D); for each
+            block its cross-attention queries (B * K, L, W). Where it looks can be computed from these by who
+            wants to know, and they cost nothing; attention weights as an output would be computed in every
+            step, for onnxruntime runs a graph as a whole, whatever is fetched.
         """
         pairs = list(zip(context_and_past[::2], context_and_past[1::2], strict=True))
         context, past = pairs[: self.decoder.config.depth], pairs[self.decoder.config.depth :]
         rows = beam_rows.flatten()
         continued = [(key.index_select(0, rows), value.index_select(0, rows)) for key, value in past]
-        hidden, present = self.decoder(input_ids.flatten(0, 1), context, continued)
+        queries: list[Tensor] = []
+        hidden, present = self.decoder(input_ids.flatten(0, 1), context, continued, queries)
         logits = hidden[:, -1] @ self.output_matrix + self.decoder.output_bias
-        return (logits.unflatten(0, input_ids.shape[:2]), *_flat(present))
+        return (logits.unflatten(0, input_ids.shape[:2]), *_flat(present), *queries)
 
 
 def _flat(pairs: Sequence[KeyValue]) -> tuple[Tensor, ...]:
@@ -107,9 +112,31 @@ def decoder_spec(model: CaptionModel) -> GraphSpec:
         past.append(TensorSpec(f"past_key_values.{name}", "cache", "float32", past_axes))
         axes = ("rows", config.heads, "total_sequence_length", config.head_width)
         present.append(TensorSpec(f"present.{name}", "cache", "float32", axes, feeds=past[-1].name))
+    query_axes = ("rows", "sequence_length", config.width)
+    queries = [TensorSpec(name, "cross_query", "float32", query_axes) for name in _query_names(config.depth)]
     return GraphSpec(
-        DECODER_FILE, (ids, rows, *_context_specs(model, feeds=False), *past), (logits, *present)
+        DECODER_FILE,
+        (ids, rows, *_context_specs(model, feeds=False), *past),
+        (logits, *present, *queries),
     )
+
+
+def attention_spec(model: CaptionModel) -> AttentionSpec:
+    """Which picture of where it looked can be drawn from the decoder's queries: all blocks, all heads."""
+    side = math.isqrt(model.encoder.config.tokens)  # the tokens are a square, and the class token before it
+    return AttentionSpec(
+        grid_height=side,
+        grid_width=side,
+        leading_tokens=model.encoder.config.tokens - side * side,
+        queries={
+            name: f"cross_key_values.{index}.key"
+            for index, name in enumerate(_query_names(model.decoder.config.depth))
+        },
+    )
+
+
+def _query_names(depth: int) -> list[str]:
+    return [f"cross_query.{index}" for index in range(depth)]
 
 
 def _context_specs(model: CaptionModel, *, feeds: bool) -> tuple[TensorSpec, ...]:

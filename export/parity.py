@@ -138,7 +138,7 @@ def _compare_cached(config: DecoderConfig, session: onnxruntime.InferenceSession
         new = {"input_ids": ids[:, :, step : step + 1], "beam_rows": rows}
         what = f"cached step {step} of {spec.file}"
         outputs = _run(session, names, {**new, **context, **past}, what)
-        past = {str(item.feeds): value for item, value in zip(spec.outputs[1:], outputs[1:], strict=True)}
+        past = {item.feeds: value for item, value in zip(spec.outputs, outputs, strict=True) if item.feeds}
         all_so_far = {"input_ids": ids[:, :, : step + 1], "beam_rows": beam_rows}
         whole = _run(session, ["logits"], {**all_so_far, **context, **empty}, what)
         worst = max(worst, _largest_difference(["logits"], whole, outputs[:1], what))

@@ -8,13 +8,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 FORMAT_VERSION = 1
 
 Role = Literal[
-    "pixels", "token_ids", "beam_rows", "context", "cache", "recurrent", "logits", "cross_attention"
+    "pixels",
+    "token_ids",
+    "beam_rows",
+    "context",
+    "cache",
+    "recurrent",
+    "logits",
+    "cross_attention",
+    "cross_query",
 ]
 STATE_ROLES = ("cache", "recurrent")
 PAST_LENGTH_AXIS = "past_sequence_length"
@@ -101,6 +109,22 @@ class GenerationSettings:
 
 
 @dataclass(frozen=True)
+class AttentionSpec:
+    """Which part of the picture each image token is, and how to learn how much a word looked at it."""
+
+    grid_height: int
+    """Rows of the grid that the image tokens form, the top one first."""
+    grid_width: int
+    """Columns of the grid; tokens go row by row."""
+    leading_tokens: int = 0
+    """Image tokens before the grid that are no part of the picture, such as a class token."""
+    queries: Mapping[str, str] = field(default_factory=dict)
+    """For each decoder output with the role ``cross_query`` that counts, the decoder's ``context`` input with
+    the keys that it is compared with; weights are averaged over heads and these. Empty: the decoder has an
+    output with the role ``cross_attention``."""
+
+
+@dataclass(frozen=True)
 class FileRecord:
     """What a file of the bundle must be."""
 
@@ -129,6 +153,8 @@ class Manifest:
     """Data, recipe, checkpoint hash, git commit, versions, licence."""
     report: Mapping[str, Any]
     """Measured quality and speed, fp32 beside it."""
+    attention: AttentionSpec | None = None
+    """How to tell where the decoder looked; null: it cannot be told."""
     format_version: int = FORMAT_VERSION
 
 
@@ -144,6 +170,7 @@ def check(manifest: Manifest) -> list[str]:
         *check_generation(manifest.generation, manifest.tokens, "generation"),
         *_check_roles(manifest),
         *_check_feeds(manifest),
+        *_check_attention(manifest),
         *_check_files(manifest),
     ]
 
@@ -277,6 +304,54 @@ def _check_feeds(manifest: Manifest) -> list[str]:
 
 def _fed(outputs: Iterable[TensorSpec]) -> Counter[str]:
     return Counter(tensor.feeds for tensor in outputs if tensor.feeds is not None)
+
+
+def _check_attention(manifest: Manifest) -> list[str]:
+    """Queries and keys exist and fit, and the image tokens are as many as the grid has cells."""
+    spec = manifest.attention
+    if spec is None:
+        return []
+    if min(spec.grid_height, spec.grid_width) < 1 or spec.leading_tokens < 0:
+        return [
+            "attention: expected a grid of 1 or more and 0 or more leading tokens, found "
+            f"{spec.grid_height} x {spec.grid_width} and {spec.leading_tokens}"
+        ]
+    weights = manifest.decoder.outputs_of("cross_attention")
+    if bool(spec.queries) == bool(weights) or len(weights) > 1:
+        return ["attention: expected queries, or one decoder output with the role 'cross_attention'"]
+    problems = [problem for pair in spec.queries.items() for problem in _check_query(manifest, *pair)]
+    keys = [
+        tensor for tensor in manifest.decoder.inputs_of("context") if tensor.name in spec.queries.values()
+    ]
+    counts = [tensor.axes[2] for tensor in keys if len(tensor.axes) == 4]
+    counts += [tensor.axes[-1] for tensor in weights]
+    tokens = spec.leading_tokens + spec.grid_height * spec.grid_width
+    problems += [
+        f"attention: {spec.leading_tokens} leading tokens and {spec.grid_height} x {spec.grid_width} are "
+        f"{tokens} image tokens, but the decoder sees {count}"
+        for count in dict.fromkeys(counts)
+        if isinstance(count, int) and count != tokens
+    ]
+    return problems
+
+
+def _check_query(manifest: Manifest, name: str, key: str) -> list[str]:
+    """A query is an output, its key a context with the same heads."""
+    queries = {tensor.name: tensor for tensor in manifest.decoder.outputs_of("cross_query")}
+    context = {tensor.name: tensor for tensor in manifest.decoder.inputs_of("context")}
+    if name not in queries:
+        return [f"attention.queries: {name} is no decoder output with the role 'cross_query'"]
+    if key not in context or len(context[key].axes) != 4:
+        return [
+            f"attention.queries: {key} is no context with the axes batch, heads, image tokens, head width"
+        ]
+    heads, head_width = context[key].axes[1], context[key].axes[3]
+    sizes = (heads, head_width, width := queries[name].axes[-1])
+    if any(isinstance(size, str) for size in sizes):
+        return [f"attention.queries: expected fixed heads and widths of {name} and {key}, found {sizes}"]
+    if int(heads) * int(head_width) != width:
+        return [f"attention.queries: {name} has the width {width}, {key} has {heads} heads of {head_width}"]
+    return []
 
 
 def _check_files(manifest: Manifest) -> list[str]:

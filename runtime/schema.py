@@ -67,6 +67,7 @@ def _is_required(field: Field[Any]) -> bool:
 
 def _read_value(hint: Any, data: object, where: str, problems: list[str]) -> Any:
     """Convert one value to its annotated type, or note why it cannot be."""
+    hint = _record_of(hint) if isinstance(data, Mapping) else hint
     origin = get_origin(hint)
     if is_dataclass(hint) and isinstance(hint, type):
         return read_record(hint, data, where, problems)
@@ -78,6 +79,12 @@ def _read_value(hint: Any, data: object, where: str, problems: list[str]) -> Any
         problems.append(f"{where}: expected {_described(hint)}, found {_shown(data)}")
         return None
     return float(data) if hint is float and isinstance(data, int) else data
+
+
+def _record_of(hint: Any) -> Any:
+    """The dataclass in an annotation such as ``Record | None``, which an object must be, or the hint."""
+    choices = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else ()
+    return next((choice for choice in choices if is_dataclass(choice)), hint)
 
 
 def _read_list(hint: Any, data: object, where: str, problems: list[str]) -> tuple[Any, ...]:
@@ -114,7 +121,7 @@ def _described(hint: Any) -> str:
         return "one of " + ", ".join(repr(choice) for choice in get_args(hint))
     if origin in (Union, types.UnionType):
         return " or ".join(_described(choice) for choice in get_args(hint))
-    return _JSON_NAMES.get(hint, str(hint))
+    return "an object" if is_dataclass(hint) else _JSON_NAMES.get(hint, str(hint))
 
 
 def _shown(data: object) -> str:

@@ -26,6 +26,7 @@ from kiloword.runtime.bundle import (
     TokenSpec,
     write_manifest,
 )
+from kiloword.runtime.manifest import AttentionSpec
 
 Kind = Literal["transformer", "recurrent", "image_prefix"]
 
@@ -103,6 +104,7 @@ def make_tiny_bundle(
         generation=GenerationSettings(num_beams=num_beams, max_new_tokens=max_new_tokens),
         encoder=encoder.spec("encoder.onnx"),
         decoder=decoder.spec("decoder.onnx"),
+        attention=None if kind == "image_prefix" else AttentionSpec(grid_height=_TOKENS, grid_width=1),
         files={},
         provenance={"seed": seed, "licence": "Apache-2.0"},
         report={},

@@ -69,7 +69,12 @@ class DecoderBlock(nn.Module):
         return split_heads(key, self.config.heads), split_heads(value, self.config.heads)
 
     def forward(
-        self, hidden: Tensor, image: KeyValue, past: KeyValue | None, mask: Tensor
+        self,
+        hidden: Tensor,
+        image: KeyValue,
+        past: KeyValue | None,
+        mask: Tensor,
+        queries: list[Tensor] | None = None,
     ) -> tuple[Tensor, KeyValue]:
         """One block over the new tokens.
 
@@ -78,13 +83,14 @@ class DecoderBlock(nn.Module):
             image: keys and values of the image, each (B, H, N, D); R is a multiple of B.
             past: keys and values of earlier tokens, each (R, H, T - L, D), or ``None`` when there are none.
             mask: boolean (L, T), True where a new token may look.
+            queries: gets this block's cross-attention queries (R, L, W), if given.
 
         Returns:
             The new hidden state (R, L, W), and keys and values of all tokens, each (R, H, T, D).
         """
         mixed, present = self._look_back(self.self_norm(hidden), past, mask)
         hidden = hidden + self.dropout(mixed)
-        hidden = hidden + self.dropout(self._look_at_image(self.cross_norm(hidden), image))
+        hidden = hidden + self.dropout(self._look_at_image(self.cross_norm(hidden), image, queries))
         return hidden + self.dropout(self.mlp(self.mlp_norm(hidden))), present
 
     def _look_back(self, hidden: Tensor, past: KeyValue | None, mask: Tensor) -> tuple[Tensor, KeyValue]:
@@ -95,11 +101,14 @@ class DecoderBlock(nn.Module):
         )
         return self.self_out(mixed), present
 
-    def _look_at_image(self, hidden: Tensor, image: KeyValue) -> Tensor:
+    def _look_at_image(self, hidden: Tensor, image: KeyValue, queries: list[Tensor] | None) -> Tensor:
         """Cross-attention. All rows of an image are query rows of one product: its keys are never copied."""
         rows, length, width = hidden.shape
         pictures, heads = image[0].shape[:2]
-        query = self.cross_query(hidden).reshape(pictures, -1, heads, width // heads)  # (B, R / B * L, H, D)
+        query = self.cross_query(hidden)
+        if queries is not None:
+            queries.append(query)
+        query = query.reshape(pictures, -1, heads, width // heads)  # (B, R / B * L, H, D)
         mixed = attend(query.transpose(1, 2), *image, dropout=self._attention_dropout)
         merged = mixed.transpose(1, 2).reshape(rows, length, width)
         return self.cross_out(merged)  # type: ignore[no-any-return]
@@ -128,7 +137,11 @@ class TransformerDecoder(nn.Module):
         return [block.image_key_value(features) for block in self.blocks]  # type: ignore[operator]
 
     def forward(
-        self, input_ids: Tensor, context: list[KeyValue], past: list[KeyValue] | None = None
+        self,
+        input_ids: Tensor,
+        context: list[KeyValue],
+        past: list[KeyValue] | None = None,
+        queries: list[Tensor] | None = None,
     ) -> tuple[Tensor, list[KeyValue]]:
         """Hidden states of the new tokens; with ``past``, only the tokens after it are given.
 
@@ -136,6 +149,8 @@ class TransformerDecoder(nn.Module):
             input_ids: int64 (R, L).
             context: what ``image_context`` returned for B pictures; rows of a picture stand together.
             past: keys and values of earlier tokens for each block, each (R, H, T - L, D).
+            queries: gets the cross-attention queries (R, L, W) of each block, if given. With the keys in
+                ``context`` they say where each token looked, and they are computed anyway.
 
         Returns:
             Normed hidden states (R, L, W), and keys and values of all tokens for each block.
@@ -147,7 +162,7 @@ class TransformerDecoder(nn.Module):
         hidden = self.dropout(self.token_embedding(input_ids) + self.position_embedding(positions))
         present = []
         for index, block in enumerate(self.blocks):
-            hidden, keys_values = block(hidden, context[index], past[index] if past else None, mask)
+            hidden, keys_values = block(hidden, context[index], past[index] if past else None, mask, queries)
             present.append(keys_values)
         return self.norm(hidden), present
 
