@@ -16,6 +16,7 @@ from onnx import helper
 from torch import nn
 
 from kiloword.export.graphs import example_inputs
+from kiloword.export.simplify import part_products
 from kiloword.runtime.errors import ExportError
 from kiloword.runtime.manifest import GraphSpec, TensorSpec
 
@@ -55,6 +56,7 @@ def export_graph(module: nn.Module, spec: GraphSpec, path: Path, *, vocab_size: 
     except Exception as error:  # the exporter raises many types; the message is what helps
         raise ExportError(f"torch cannot export {spec.file}", found=_first_cause(error)) from error
     _drop_notes(model.graph)
+    part_products(model)
     check_declared(model, spec)
     onnx.save(model, path)
 

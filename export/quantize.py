@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from kiloword.export.calibration import Pixels, measure
+from kiloword.export.simplify import drop_unused_initializers
 from kiloword.runtime.errors import ExportError
 
 logger = logging.getLogger(__name__)
@@ -126,7 +127,7 @@ def _quantize_statically(
         )
     del graph.node[:]
     graph.node.extend(nodes)
-    _drop_unused_initializers(graph)
+    drop_unused_initializers(graph)
     if all(item.domain != _CONTRIB_DOMAIN for item in model.opset_import):
         model.opset_import.append(helper.make_opsetid(_CONTRIB_DOMAIN, 1))
 
@@ -213,13 +214,6 @@ def _added_constants(graph: onnx.GraphProto, widths: Mapping[str, int]) -> dict[
     return found
 
 
-def _drop_unused_initializers(graph: onnx.GraphProto) -> None:
-    used = {name for node in graph.node for name in node.input} | {item.name for item in graph.output}
-    kept = [item for item in graph.initializer if item.name in used]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
-
-
 def _quantize_weights(model: onnx.ModelProto, target: Path) -> None:
     """Turns every product that still has a constant float matrix into ``MatMulNBits``; saves the graph."""
     with _quiet():
@@ -248,7 +242,7 @@ def _quantize_embeddings(model: onnx.ModelProto) -> None:
             nodes.extend(_int8_lookup(model.graph, node, table))
     del model.graph.node[:]
     model.graph.node.extend(nodes)
-    _drop_unused_initializers(model.graph)
+    drop_unused_initializers(model.graph)
 
 
 def _int8_lookup(graph: onnx.GraphProto, node: NodeProto, table: TensorProto) -> Iterable[NodeProto]:

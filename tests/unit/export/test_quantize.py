@@ -215,9 +215,9 @@ def test_ranges_need_photos(tmp_path: Path) -> None:
 
 
 def test_products_are_those_with_a_constant_matrix(tiny_export: TinyExport) -> None:
-    """The tiny ViT has: patches, 2 blocks of qkv, out, fc1, fc2, and key-value for 2 decoder blocks."""
+    """Patches, 2 blocks of query, key, value, out, fc1, fc2, and key and value for 2 decoder blocks."""
     products = constant_products(onnx.load(tiny_export.fp32 / "encoder.onnx"))
-    assert len(products) == 1 + 2 * 4 + 2
+    assert len(products) == 1 + 2 * 6 + 2 * 2
 
 
 def test_a_table_is_rounded_row_by_row() -> None:
