@@ -6,6 +6,7 @@
     ├── ConfigError               settings that make no sense; lists all problems at once
     ├── ProviderError             the execution provider asked for is not there
     ├── CameraError               a camera or video gives no frames
+    ├── JournalError              the record of what was done cannot be read or written
     ├── ExportError               a model cannot be written as a bundle
     │   └── ParityError           the exported graphs do not compute what torch computes
     └── MissingDependencyError    an optional package is not installed
@@ -96,6 +97,10 @@ class ProviderError(KilowordError):
 
 class CameraError(KilowordError):
     """A camera, video file or stream cannot be opened or stopped giving frames."""
+
+
+class JournalError(KilowordError):
+    """The record of what was done is in use, no journal of ours, or cannot be read or written."""
 
 
 class ExportError(KilowordError):

@@ -1,0 +1,385 @@
+"""What was done to which photo: the journal that lets a run go on where another one stopped.
+
+A photo is known by its content, so it may be moved or renamed; whether a file is still the one that was read
+is told by its size and time, without reading it. A caption belongs to a content and to the work that made it:
+a bundle and the settings of the search. All of it is in one SQLite file (`runtime.database`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from kiloword.runtime.database import Database
+from kiloword.runtime.journal_outputs import JournalOutputs
+
+if TYPE_CHECKING:
+    from kiloword.runtime.captioner import Caption
+    from kiloword.runtime.manifest import GenerationSettings, Manifest
+
+JOURNAL_SUFFIX = ".journal"
+FOLDER_JOURNAL = ".kiloword.journal"
+"""The journal's name in a folder whose photos get sidecars and no other output."""
+
+_APPLICATION_ID = 0x6B776F72  # "kwor"
+_VERSION = 1
+_HASH_BYTES = 32
+
+# A file that changes twice within one tick of its file system's clock has one time for two contents. FAT has
+# the longest ticks, two seconds: a younger file's time is not relied on (as git does with its index).
+_CLOCK_TICK_NS = 2_000_000_000
+
+# Not kept: they take more room than all the rest and nobody asks for them of a folder.
+_CAPTION_FIELDS_LEFT_OUT = ("text", "confidence", "token_ids", "token_logprobs")
+# What of a manifest does not change a caption; the search's defaults are counted with the settings.
+_MANIFEST_WITHOUT_EFFECT = ("name", "generation", "files", "provenance", "report")
+_FILES_WITHOUT_EFFECT = ("CARD.md",)
+
+_SCHEMA = """
+CREATE TABLE works (
+    id INTEGER PRIMARY KEY, bundle TEXT NOT NULL, bundle_name TEXT NOT NULL, settings TEXT NOT NULL,
+    UNIQUE (bundle, settings));
+CREATE TABLE runs (
+    id INTEGER PRIMARY KEY, work INTEGER NOT NULL REFERENCES works, version TEXT NOT NULL,
+    started REAL NOT NULL, seconds REAL NOT NULL DEFAULT 0,
+    captioned INTEGER NOT NULL DEFAULT 0, failed INTEGER NOT NULL DEFAULT 0,
+    ended INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE files (
+    path BLOB PRIMARY KEY, size INTEGER NOT NULL, mtime_ns INTEGER, content BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE captions (
+    content BLOB NOT NULL, work INTEGER NOT NULL REFERENCES works, run INTEGER NOT NULL REFERENCES runs,
+    caption TEXT, confidence REAL, details TEXT, error TEXT,
+    PRIMARY KEY (content, work)) WITHOUT ROWID;
+CREATE TABLE outputs (
+    id INTEGER PRIMARY KEY, run INTEGER NOT NULL REFERENCES runs, photo BLOB NOT NULL, target BLOB NOT NULL,
+    kind TEXT NOT NULL, text TEXT NOT NULL, content_before BLOB, content_after BLOB NOT NULL, undo BLOB,
+    state TEXT NOT NULL);
+CREATE INDEX outputs_by_target ON outputs (target);
+CREATE INDEX outputs_by_photo ON outputs (photo)
+"""
+
+_COUNTS = "work = ? AND run >= ? AND (error IS NULL OR run >= ?)"
+
+# The photos of this run in order. Temporary: it is made anew by each run, and needs no care for power cuts.
+_TEMPORARY = """
+CREATE TEMPORARY TABLE listing (
+    position INTEGER PRIMARY KEY, path BLOB UNIQUE, shown BLOB NOT NULL, error TEXT)
+"""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What turns a photo into a caption: captions of other work are outdated."""
+
+    bundle: str
+    """SHA-256 over all of a bundle that a caption depends on, hexadecimal."""
+    bundle_name: str
+    settings: str
+    """The settings of the search, as JSON."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One start of the program."""
+
+    id: int
+    bundle_name: str
+    version: str
+    """The program's."""
+    started: float
+    """Seconds since 1970."""
+    seconds: float
+    """How long it took, or until when it was last heard of."""
+    captioned: int
+    failed: int
+    ended: bool
+    """False for a run that was interrupted."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a content: a caption or an error, never both."""
+
+    caption: Caption | None = None
+    error: str | None = None
+    """Why there is no caption, without the photo's path, which may change."""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A photo of this run with what is known of it."""
+
+    path: str
+    """As the user would write it."""
+    outcome: Outcome | None
+    """None where it is still to be done."""
+
+
+def content_hash(data: bytes) -> bytes:
+    """The hash by which the journal knows a content: 32 bytes of BLAKE2b, twice as fast as SHA-256 here."""
+    return hashlib.blake2b(data, digest_size=_HASH_BYTES).digest()
+
+
+def new_hasher() -> hashlib.blake2b:
+    """What computes `content_hash` piece by piece."""
+    return hashlib.blake2b(digest_size=_HASH_BYTES)
+
+
+def work_of(manifest: Manifest, settings: GenerationSettings) -> Work:
+    """Describe the work of a bundle with certain settings.
+
+    A bundle is known by what can change a caption: its graphs, its tokenizer and what the manifest says of
+    them, and not by its name, its card or its report.
+    """
+    from kiloword.runtime.captioner import Caption
+
+    facts = dataclasses.asdict(manifest)
+    files = {name: record["sha256"] for name, record in facts["files"].items()}
+    files = {name: digest for name, digest in files.items() if name not in _FILES_WITHOUT_EFFECT}
+    facts = {name: fact for name, fact in facts.items() if name not in _MANIFEST_WITHOUT_EFFECT}
+    # With another version of this program a caption may have other fields: then it is made again.
+    facts |= {"files": files, "caption_fields": sorted(field.name for field in dataclasses.fields(Caption))}
+    digest = hashlib.sha256(_as_json(facts).encode()).hexdigest()
+    return Work(digest, manifest.name, _as_json(dataclasses.asdict(settings)))
+
+
+def journal_of(path: str) -> str:
+    """Where the journal of an output file or of a folder with sidecars lies.
+
+    >>> journal_of("captions.jsonl")
+    'captions.jsonl.journal'
+    """
+    return os.path.join(path, FOLDER_JOURNAL) if os.path.isdir(path) else path + JOURNAL_SUFFIX
+
+
+class Journal:
+    """An open journal, for one process at a time and any number of its threads.
+
+    Args:
+        path: The SQLite file; made if it is not there.
+
+    Raises:
+        JournalError: It is in use by another run, is no journal, or cannot be written.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._database = Database(
+            path, schema=_SCHEMA, application_id=_APPLICATION_ID, version=_VERSION, temporary=_TEMPORARY
+        )
+        self._folder = os.path.join(os.path.dirname(os.path.abspath(path)), "")
+        self._work = 0
+        self._run = 0
+        self._started = 0.0
+        self._captions_since = 0
+        self._errors_since = 0
+        self.outputs = JournalOutputs(self._database, self.path_key, self.path_of)
+
+    @property
+    def path(self) -> str:
+        """The SQLite file."""
+        return self._database.path
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file; what was not committed is lost."""
+        self._database.close()
+
+    def commit(self) -> None:
+        """Make everything so far survive a power cut."""
+        self._database.commit()
+
+    # Paths
+
+    def path_key(self, path: str) -> bytes:
+        """How a path is kept: its bytes, relative to the journal's folder where it is in it.
+
+        So a folder can be moved together with its journal.
+        """
+        absolute = os.path.abspath(path)
+        inside = absolute.startswith(self._folder)
+        return os.fsencode(absolute[len(self._folder) :] if inside else absolute)
+
+    def path_of(self, key: bytes) -> str:
+        """The absolute path behind what `path_key` gave."""
+        return os.path.join(self._folder, os.fsdecode(key))
+
+    # Runs
+
+    def begin_run(self, work: Work, *, redo: bool = False, retry_failed: bool = False) -> int:
+        """Start a run; captions are looked up and recorded as this work's from now on.
+
+        Args:
+            work: What this run does.
+            redo: Do not take captions for known that are older than this run.
+            retry_failed: Do not take failures for known that are older than this run.
+
+        Returns:
+            The run's number.
+        """
+        from kiloword import __version__
+
+        self.select_work(work)
+        self._started = time.time()
+        statement = "INSERT INTO runs (work, version, started) VALUES (?, ?, ?)"
+        self._run = self._database.run(statement, (self._work, __version__, self._started))
+        self._database.run("DELETE FROM listing")
+        self._captions_since = self._run if redo else 0
+        self._errors_since = self._run if redo or retry_failed else 0
+        self.outputs.run = self._run
+        self.commit()
+        return self._run
+
+    def select_work(self, work: Work) -> None:
+        """Look captions up as this work's."""
+        values = (work.bundle, work.settings)
+        found = self._database.one("SELECT id FROM works WHERE bundle = ? AND settings = ?", values)
+        if found is None:
+            statement = "INSERT INTO works (bundle, settings, bundle_name) VALUES (?, ?, ?)"
+            self._work = self._database.run(statement, (*values, work.bundle_name))
+        else:
+            (self._work,) = found
+
+    def count(self, *, captioned: int = 0, failed: int = 0, ended: bool = False) -> None:
+        """Add to what this run has done."""
+        statement = (
+            "UPDATE runs SET captioned = captioned + ?, failed = failed + ?, seconds = ?, ended = ?"
+            " WHERE id = ?"
+        )
+        seconds = max(0.0, time.time() - self._started)
+        self._database.run(statement, (captioned, failed, seconds, ended, self._run))
+
+    def runs(self) -> list[Run]:
+        """All runs, the newest first."""
+        query = (
+            "SELECT runs.id, bundle_name, version, started, seconds, captioned, failed, ended"
+            " FROM runs JOIN works ON works.id = runs.work ORDER BY runs.id DESC"
+        )
+        return [Run(*row[:-1], bool(row[-1])) for row in self._database.rows(query)]
+
+    def seconds_per_photo(self) -> float | None:
+        """What this work took for a photo in its last run of some length, if there was one."""
+        query = "SELECT seconds / captioned FROM runs WHERE work = ? AND captioned >= 8 ORDER BY id DESC"
+        found = self._database.one(query, (self._work,))
+        return None if found is None else float(found[0])
+
+    # Photos and captions
+
+    def unchanged(self, path: str, stat: os.stat_result) -> tuple[bytes, Outcome | None] | None:
+        """What is known of a file that has not changed since it was read, without reading it.
+
+        Returns:
+            Its content's hash, and its outcome under this work if there is one; None if it must be read.
+        """
+        query = (
+            "SELECT files.content, work, caption, confidence, details, error FROM files"
+            f" LEFT JOIN captions ON captions.content = files.content AND {_COUNTS}"
+            " WHERE path = ? AND size = ? AND mtime_ns = ?"
+        )
+        values = (*self._what_counts(), self.path_key(path), stat.st_size, stat.st_mtime_ns)
+        found = self._database.one(query, values)
+        if found is None:
+            return None
+        content, work, *outcome = found
+        return content, None if work is None else _outcome(*outcome)
+
+    def outcome_of(self, content: bytes) -> Outcome | None:
+        """What became of a content under this work, wherever the photo lay then."""
+        query = f"SELECT caption, confidence, details, error FROM captions WHERE {_COUNTS} AND content = ?"
+        found = self._database.one(query, (*self._what_counts(), content))
+        return None if found is None else _outcome(*found)
+
+    def _what_counts(self) -> tuple[int, int, int]:
+        return self._work, self._captions_since, self._errors_since
+
+    def forget_file(self, path: str) -> None:
+        """Forget what this file was when it was read last, for it has changed."""
+        self._database.run("DELETE FROM files WHERE path = ?", (self.path_key(path),))
+
+    def forget_outcome(self, path: str) -> None:
+        """Forget what became of this file, so that it is done again."""
+        statement = (
+            "DELETE FROM captions WHERE work = ? AND content = (SELECT content FROM files WHERE path = ?)"
+        )
+        self._database.run(statement, (self._work, self.path_key(path)))
+
+    def record_file(self, path: str, stat: os.stat_result, content: bytes) -> None:
+        """Remember that this file, with this size and time, has this content."""
+        age_ns = abs(time.time_ns() - stat.st_mtime_ns)
+        mtime_ns = None if age_ns < _CLOCK_TICK_NS else stat.st_mtime_ns
+        statement = "INSERT OR REPLACE INTO files (path, size, mtime_ns, content) VALUES (?, ?, ?, ?)"
+        self._database.run(statement, (self.path_key(path), stat.st_size, mtime_ns, content))
+
+    def record_outcome(self, content: bytes, outcome: Outcome) -> None:
+        """Remember what became of a content under this work."""
+        caption = outcome.caption
+        known = (
+            (None, None, None) if caption is None else (caption.text, caption.confidence, _details(caption))
+        )
+        statement = (
+            "INSERT OR REPLACE INTO captions (content, work, run, caption, confidence, details, error)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)"
+        )
+        self._database.run(statement, (content, self._work, self._run, *known, outcome.error))
+
+    # The photos of this run
+
+    def list_photo(self, position: int, path: str) -> bool:
+        """Put a photo on this run's list; False if it is there already, by whatever name it was given."""
+        statement = "INSERT OR IGNORE INTO listing (position, path, shown) VALUES (?, ?, ?)"
+        return self._database.change(statement, (position, self.path_key(path), os.fsencode(path))) == 1
+
+    def list_error(self, position: int, path: str, error: str) -> None:
+        """Note on the list why something there has no content: a folder or a file that cannot be read."""
+        statement = (
+            "INSERT INTO listing (position, shown, error) VALUES (?, ?, ?)"
+            " ON CONFLICT (position) DO UPDATE SET error = excluded.error"
+        )
+        self._database.run(statement, (position, os.fsencode(path), error))
+
+    def listed(self) -> Iterator[Listed]:
+        """This run's photos in order, each once, with what is known of them."""
+        query = (
+            "SELECT shown, listing.error, captions.work, caption, confidence, details, captions.error"
+            " FROM listing"
+            " LEFT JOIN files ON files.path = listing.path"
+            " LEFT JOIN captions ON captions.content = files.content AND captions.work = ?"
+            " ORDER BY position"
+        )
+        for shown, error, work, *outcome in self._database.rows(query, (self._work,)):
+            if error is not None:
+                known: Outcome | None = Outcome(error=error)
+            else:
+                known = None if work is None else _outcome(*outcome)
+            yield Listed(os.fsdecode(shown), known)
+
+
+def _details(caption: Caption) -> str:
+    fields = dataclasses.fields(caption)
+    return _as_json({field.name: getattr(caption, field.name) for field in fields if _is_detail(field.name)})
+
+
+def _is_detail(name: str) -> bool:
+    return name not in _CAPTION_FIELDS_LEFT_OUT
+
+
+def _outcome(text: str | None, confidence: float, details: str, error: str | None) -> Outcome:
+    if text is None:
+        return Outcome(error=error)
+    from kiloword.runtime.captioner import Caption
+
+    return Outcome(Caption(text, confidence, (), (), **json.loads(details)))
+
+
+def _as_json(facts: dict[str, Any]) -> str:
+    return json.dumps(facts, ensure_ascii=True, sort_keys=True, separators=(",", ":"))
