@@ -55,8 +55,8 @@ __all__ = [
 _HOME = {
     "Bundle": "bundle",
     "load_bundle": "bundle",
-    "Caption": "captioner",
-    "CaptionFailure": "captioner",
+    "Caption": "captions",
+    "CaptionFailure": "captions",
     "Captioner": "captioner",
 }
 

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from os import PathLike
 from typing import TYPE_CHECKING, Literal, TypeAlias, Union, overload
 
 import numpy as np
 
+from kiloword.runtime.attention import by_word, on_grid, read_again, words_of
 from kiloword.runtime.bundle import Bundle, load_bundle
+from kiloword.runtime.captions import Caption, CaptionFailure, confidence
 from kiloword.runtime.errors import ConfigError, ImageError, KilowordError
 from kiloword.runtime.generation import Generated, generate, generate_stream
 from kiloword.runtime.images import load_image
-from kiloword.runtime.manifest import GenerationSettings, check_generation
-from kiloword.runtime.sessions import AUTO, Sessions, load_sessions
+from kiloword.runtime.manifest import AttentionSpec, GenerationSettings, check_generation
+from kiloword.runtime.sessions import AUTO, Sessions, Tensors, load_sessions
 from kiloword.runtime.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -26,32 +27,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
+__all__ = ["Caption", "CaptionFailure", "Captioner", "ImageSource", "confidence"]
+
 ImageSource: TypeAlias = Union[str, "PathLike[str]", bytes, "Image", "NDArray[np.uint8]"]
 """A path, an encoded picture's bytes, a PIL image, or an array uint8 (height, width, 3) in RGB."""
-
-
-@dataclass(frozen=True)
-class Caption:
-    """What a bundle says about a photo."""
-
-    text: str
-    confidence: float
-    """Geometric mean of the probabilities of the tokens, end of sequence included, 0..1; not calibrated."""
-    token_ids: tuple[int, ...]
-    """Without the prompt; ends with the end-of-sequence token unless ``max_new_tokens`` ran out."""
-    token_logprobs: tuple[float, ...]
-    """Natural logarithm of each token's probability."""
-    latency_ms: float
-    """Wall time from the image source to the text; in a batch the batch's time / its number of photos."""
-    bundle: str
-    """Name of the bundle."""
-
-
-@dataclass(frozen=True)
-class CaptionFailure:
-    """Stands in the place of a caption when a photo could not be captioned."""
-
-    error: KilowordError
 
 
 class Captioner:
@@ -110,6 +89,7 @@ class Captioner:
         max_new_tokens: int | None = None,
         length_penalty: float | None = None,
         no_repeat_ngram_size: int | None = None,
+        attention: bool = False,
     ) -> Caption:
         """Caption one photo.
 
@@ -119,10 +99,11 @@ class Captioner:
             max_new_tokens: Most tokens in the caption.
             length_penalty: More favours longer captions.
             no_repeat_ngram_size: No sequence of this many tokens occurs twice; 0 allows all.
+            attention: Also say where the decoder looked for each word; the caption is read a second time.
 
         Raises:
             ImageError: The picture cannot be read.
-            ConfigError: The settings make no sense.
+            ConfigError: The settings make no sense, or the bundle cannot say where it looked.
 
         >>> captioner = Captioner.load()
         >>> caption = captioner.caption("cat.jpg", max_new_tokens=10)
@@ -130,9 +111,10 @@ class Captioner:
         True
         """
         settings = self._settings(num_beams, max_new_tokens, length_penalty, no_repeat_ngram_size)
+        looking = self._attention_spec() if attention else None
         start = time.perf_counter()
         pixels = load_image(image, self._bundle.manifest.image)
-        return self._describe(pixels[None], settings, start)[0]
+        return self._describe(pixels[None], settings, start, looking)[0]
 
     @overload
     def caption_many(
@@ -145,6 +127,7 @@ class Captioner:
         max_new_tokens: int | None = None,
         length_penalty: float | None = None,
         no_repeat_ngram_size: int | None = None,
+        attention: bool = False,
     ) -> Iterator[Caption]: ...
 
     @overload
@@ -158,6 +141,7 @@ class Captioner:
         max_new_tokens: int | None = None,
         length_penalty: float | None = None,
         no_repeat_ngram_size: int | None = None,
+        attention: bool = False,
     ) -> Iterator[Caption | CaptionFailure]: ...
 
     def caption_many(
@@ -170,6 +154,7 @@ class Captioner:
         max_new_tokens: int | None = None,
         length_penalty: float | None = None,
         no_repeat_ngram_size: int | None = None,
+        attention: bool = False,
     ) -> Iterator[Caption | CaptionFailure]:
         """Caption any number of photos, a batch at a time.
 
@@ -181,6 +166,7 @@ class Captioner:
             max_new_tokens: As for `caption`.
             length_penalty: As for `caption`.
             no_repeat_ngram_size: As for `caption`.
+            attention: As for `caption`.
 
         Returns:
             One result for each photo, in order.
@@ -195,6 +181,7 @@ class Captioner:
         ['Caption', 'CaptionFailure']
         """
         settings = self._settings(num_beams, max_new_tokens, length_penalty, no_repeat_ngram_size)
+        looking = self._attention_spec() if attention else None
         problems = []
         if batch_size < 1:
             problems.append(f"batch_size: expected 1 or more, found {batch_size}")
@@ -202,7 +189,7 @@ class Captioner:
             problems.append(f"on_error: expected 'raise' or 'yield', found {on_error!r}")
         if problems:
             raise ConfigError(problems)
-        return self._caption_batches(iter(images), batch_size, on_error == "yield", settings)
+        return self._caption_batches(iter(images), batch_size, on_error == "yield", settings, looking)
 
     def caption_pixels(
         self,
@@ -212,6 +199,7 @@ class Captioner:
         max_new_tokens: int | None = None,
         length_penalty: float | None = None,
         no_repeat_ngram_size: int | None = None,
+        attention: bool = False,
     ) -> list[Caption]:
         """Caption a batch of photos that `images.load_image` has read already.
 
@@ -221,14 +209,16 @@ class Captioner:
             max_new_tokens: As for `caption`.
             length_penalty: As for `caption`.
             no_repeat_ngram_size: As for `caption`.
+            attention: As for `caption`.
 
         Raises:
             ImageError: The array has another shape or element type.
             ConfigError: The settings make no sense.
         """
         settings = self._settings(num_beams, max_new_tokens, length_penalty, no_repeat_ngram_size)
+        looking = self._attention_spec() if attention else None
         self._check_pixels(pixels)
-        return self._describe(pixels, settings, time.perf_counter()) if len(pixels) else []
+        return self._describe(pixels, settings, time.perf_counter(), looking) if len(pixels) else []
 
     def stream(
         self,
@@ -319,18 +309,23 @@ class Captioner:
         batch_size: int,
         keep_failures: bool,
         settings: GenerationSettings,
+        looking: AttentionSpec | None,
     ) -> Iterator[Caption | CaptionFailure]:
         while batch := list(islice(images, batch_size)):
-            yield from self._caption_batch(batch, keep_failures, settings)
+            yield from self._caption_batch(batch, keep_failures, settings, looking)
 
     def _caption_batch(
-        self, batch: Sequence[ImageSource], keep_failures: bool, settings: GenerationSettings
+        self,
+        batch: Sequence[ImageSource],
+        keep_failures: bool,
+        settings: GenerationSettings,
+        looking: AttentionSpec | None,
     ) -> list[Caption | CaptionFailure]:
         """Caption the photos of a batch that can be read, and put the failures where they belong."""
         start = time.perf_counter()
         loaded = [self._try_load(image, keep_failures) for image in batch]
         pixels = [item for item in loaded if not isinstance(item, CaptionFailure)]
-        captions = iter(self._describe(np.stack(pixels), settings, start) if pixels else [])
+        captions = iter(self._describe(np.stack(pixels), settings, start, looking) if pixels else [])
         return [item if isinstance(item, CaptionFailure) else next(captions) for item in loaded]
 
     def _try_load(self, image: ImageSource, keep_failures: bool) -> NDArray[np.uint8] | CaptionFailure:
@@ -342,7 +337,11 @@ class Captioner:
             return CaptionFailure(error)
 
     def _describe(
-        self, pixels: NDArray[np.uint8], settings: GenerationSettings, start: float
+        self,
+        pixels: NDArray[np.uint8],
+        settings: GenerationSettings,
+        start: float,
+        looking: AttentionSpec | None = None,
     ) -> list[Caption]:
         """Caption pixels (batch_size, height, width, 3); ``start`` is when `time.perf_counter` was read."""
         sessions = self._open_sessions()
@@ -350,9 +349,35 @@ class Captioner:
         results = generate(sessions.decoder, encoded, self._bundle.manifest.tokens, settings)
         texts = [self._tokenizer.decode(result.token_ids) for result in results]
         latency_ms = 1000 * (time.perf_counter() - start) / len(results)
-        return [
+        captions = [
             self._caption_of(result, text, latency_ms) for result, text in zip(results, texts, strict=True)
         ]
+        return captions if looking is None else self._with_attention(captions, encoded, looking)
+
+    def _with_attention(
+        self, captions: list[Caption], encoded: Tensors, looking: AttentionSpec
+    ) -> list[Caption]:
+        """The same captions with words and a map for each of them."""
+        decoder, tokens = self._open_sessions().decoder, self._bundle.manifest.tokens
+        looks = read_again(decoder, encoded, tokens, [caption.token_ids for caption in captions])
+        found = []
+        for caption, weights in zip(captions, looks, strict=True):
+            words = words_of(self._tokenizer, caption.token_ids)
+            maps = by_word(on_grid(weights, looking), words)
+            found.append(replace(caption, words=tuple(word for word, _ in words), attention=maps))
+        return found
+
+    def _attention_spec(self) -> AttentionSpec:
+        spec = self._bundle.manifest.attention
+        if spec is None:
+            problem = "attention: the manifest does not say how to tell where the decoder looks"
+            raise ConfigError(
+                [problem],
+                path=self._bundle.directory,
+                hint="export the checkpoint again with `kiloword export`; a decoder that reads the picture "
+                "as the beginning of its text has no attention to show",
+            )
+        return spec
 
     def _caption_of(self, result: Generated, text: str, latency_ms: float) -> Caption:
         return Caption(
@@ -363,19 +388,3 @@ class Captioner:
             latency_ms=latency_ms,
             bundle=self._bundle.name,
         )
-
-
-def confidence(token_logprobs: Sequence[float]) -> float:
-    """Geometric mean of token probabilities, 0..1.
-
-    The mean, not the product: a product would call every long caption unlikely.
-
-    Args:
-        token_logprobs: Natural logarithms of the probabilities; none at all gives 0.
-
-    >>> round(confidence([math.log(0.5), math.log(0.125)]), 6)
-    0.25
-    """
-    if not token_logprobs:
-        return 0.0
-    return min(1.0, math.exp(sum(token_logprobs) / len(token_logprobs)))

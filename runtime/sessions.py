@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kiloword.runtime.attention import query_weights
 from kiloword.runtime.bundle import Bundle
 from kiloword.runtime.errors import BundleError, ConfigError, KilowordError, ProviderError
-from kiloword.runtime.manifest import PAST_LENGTH_AXIS, STATE_ROLES, GraphSpec, TensorSpec
+from kiloword.runtime.manifest import PAST_LENGTH_AXIS, STATE_ROLES, AttentionSpec, GraphSpec, TensorSpec
 from kiloword.runtime.threads import default_threads
 
 if TYPE_CHECKING:
@@ -83,7 +84,13 @@ class EncoderSession:
 class DecoderSession:
     """decoder.onnx: tokens in, the next token's logits out; the states pass through the caller's hands."""
 
-    def __init__(self, session: onnxruntime.InferenceSession, spec: GraphSpec, path: Path) -> None:
+    def __init__(
+        self,
+        session: onnxruntime.InferenceSession,
+        spec: GraphSpec,
+        path: Path,
+        attention: AttentionSpec | None = None,
+    ) -> None:
         self._session = session
         self._path = path
         self._token_ids = spec.inputs_of("token_ids")[0]
@@ -94,6 +101,8 @@ class DecoderSession:
         next_states = {tensor.name: tensor.feeds for tensor in spec.outputs_of(*STATE_ROLES) if tensor.feeds}
         self._outputs = [logits, *next_states]
         self._targets = tuple(next_states.values())
+        self._keys = {} if attention is None else attention.queries
+        self._looks = [*(tensor.name for tensor in spec.outputs_of("cross_attention")), *self._keys]
 
     @property
     def token_by_token(self) -> bool:
@@ -141,6 +150,34 @@ class DecoderSession:
         feeds = {self._token_ids.name: input_ids, self._beam_rows: beam_rows, **context, **state}
         logits, *states = _run(self._session, self._path, self._outputs, feeds)
         return logits.astype(np.float32, copy=False), dict(zip(self._targets, states, strict=True))
+
+    def look(
+        self, input_ids: NDArray[np.int64], beam_rows: NDArray[np.int64], context: Tensors, state: Tensors
+    ) -> tuple[NDArray[np.float32], Tensors]:
+        """Read tokens as `step` does, and say where the decoder looks instead of what it would write.
+
+        Only for a bundle whose manifest has ``attention``.
+
+        Args:
+            input_ids: As for `step`, like the arguments that follow.
+            beam_rows: Which row of the state each hypothesis continues.
+            context: The images' context.
+            state: The states of before.
+
+        Returns:
+            float32 (batch_size, num_beams, image tokens) at the last position, mean over heads and layers,
+            rows sum to 1; and the new state.
+        """
+        feeds = {self._token_ids.name: input_ids, self._beam_rows: beam_rows, **context, **state}
+        names = [*self._outputs[1:], *self._looks]
+        outputs = dict(zip(names, _run(self._session, self._path, names, feeds), strict=True))
+        keys = {name: context[key] for name, key in self._keys.items()}
+        weights = [
+            query_weights(outputs[name], keys[name], beam_rows.shape) if name in keys else outputs[name]
+            for name in self._looks
+        ]
+        mean: NDArray[np.float32] = np.mean(weights, axis=0, dtype=np.float32)
+        return mean, {target: outputs[name] for name, target in zip(names, self._targets, strict=False)}
 
 
 @dataclass(frozen=True)
@@ -207,7 +244,7 @@ def _load_on(bundle: Bundle, provider: str, threads: int) -> Sessions:
     decoder = _create_session(bundle.decoder_path, manifest.decoder, provider, threads)
     return Sessions(
         EncoderSession(encoder, manifest.encoder, bundle.encoder_path),
-        DecoderSession(decoder, manifest.decoder, bundle.decoder_path),
+        DecoderSession(decoder, manifest.decoder, bundle.decoder_path, manifest.attention),
         provider,
     )
 

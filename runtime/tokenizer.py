@@ -41,6 +41,11 @@ class Tokenizer:
         """Number of tokens, special ones included."""
         return self._library.get_vocab_size()
 
+    def is_special(self, token_id: int) -> bool:
+        """True for tokens that are no text, such as the end of sequence."""
+        added = self._library.get_added_tokens_decoder().get(token_id)
+        return added is not None and bool(added.special)
+
     def decode(self, token_ids: Sequence[int]) -> str:
         """Put tokens together to text.
 

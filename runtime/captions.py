@@ -1,0 +1,59 @@
+"""What comes back for a photo."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from kiloword.runtime.errors import KilowordError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Caption:
+    """What a bundle says about a photo."""
+
+    text: str
+    confidence: float
+    """Geometric mean of the probabilities of the tokens, end of sequence included, 0..1; not calibrated."""
+    token_ids: tuple[int, ...]
+    """Without the prompt; ends with the end-of-sequence token unless ``max_new_tokens`` ran out."""
+    token_logprobs: tuple[float, ...]
+    """Natural logarithm of each token's probability."""
+    latency_ms: float
+    """Wall time from the image source to the text; in a batch the batch's time / its number of photos."""
+    bundle: str
+    """Name of the bundle."""
+    words: tuple[str, ...] = ()
+    """The words of ``text``, if attention was asked for."""
+    attention: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
+    """Where the decoder looked for each word, if that was asked for: (words, grid height, grid width), each
+    map sums to 1. The grid lies over what the encoder saw of the photo, its first row at the top."""
+
+
+@dataclass(frozen=True)
+class CaptionFailure:
+    """Stands in the place of a caption when a photo could not be captioned."""
+
+    error: KilowordError
+
+
+def confidence(token_logprobs: Sequence[float]) -> float:
+    """Geometric mean of token probabilities, 0..1.
+
+    The mean, not the product: a product would call every long caption unlikely.
+
+    Args:
+        token_logprobs: Natural logarithms of the probabilities; none at all gives 0.
+
+    >>> round(confidence([math.log(0.5), math.log(0.125)]), 6)
+    0.25
+    """
+    if not token_logprobs:
+        return 0.0
+    return min(1.0, math.exp(sum(token_logprobs) / len(token_logprobs)))
