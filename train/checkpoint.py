@@ -133,7 +133,7 @@ def start_from(model: CaptionModel, directory: Path, tokenizer: Tokenizer) -> No
 def save_model(
     directory: Path,
     weights: Mapping[str, Tensor],
-    tokenizer: Tokenizer,
+    tokenizer: Tokenizer | None,
     recipe: Recipe,
     training: Mapping[str, Any],
     *,
@@ -144,7 +144,7 @@ def save_model(
     Args:
         directory: where.
         weights: the model's state.
-        tokenizer: trained on the captions.
+        tokenizer: trained on the captions; ``None`` for a model that reads and writes no sentences.
         recipe: all choices of the run.
         training: facts for the record, plain JSON values.
         half: store float16, half the bytes; the weights are float32 again when loaded.
@@ -152,7 +152,8 @@ def save_model(
     partial = _fresh_sibling(directory)
     stored = {name: tensor.half() if half else tensor for name, tensor in weights.items()}
     save_file({name: tensor.contiguous().cpu() for name, tensor in stored.items()}, partial / MODEL_FILE)
-    tokenizer.save(str(partial / TOKENIZER_FILE))
+    if tokenizer is not None:
+        tokenizer.save(str(partial / TOKENIZER_FILE))
     facts = {"format_version": FORMAT_VERSION, "recipe": recipe.as_table(), "training": dict(training)}
     (partial / FACTS_FILE).write_text(json.dumps(facts, indent=1, ensure_ascii=False), encoding="utf-8")
     replace_directory(partial, directory)

@@ -1,4 +1,4 @@
-"""A picture of a run: the loss of each step and the CIDEr of each validation."""
+"""A picture of a run: the loss of each step and the score of each validation."""
 
 from __future__ import annotations
 
@@ -8,26 +8,28 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from kiloword.train.journal import read_journal
+from kiloword.train.tasks import Measure
 
 
-def draw_curves(journal: Path, target: Path) -> None:
+def draw_curves(journal: Path, target: Path, measure: Measure) -> None:
     """Draws ``metrics.jsonl`` as a PNG.
 
     Args:
         journal: what the run wrote.
         target: the picture, replaced as a whole.
+        measure: what validation looked at.
     """
-    losses, ciders = _series(journal)
+    losses, judged = _series(journal, measure.key)
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     left.plot(*_smoothed(losses), linewidth=1.2)
-    left.set(title="Training loss", xlabel="step", ylabel="nats per token")
-    for name in ciders[0][1] if ciders else ():
+    left.set(title="Training loss", xlabel="step", ylabel=measure.loss_unit)
+    for name in judged[0][1] if judged else ():
         right.plot(
-            [step for step, _ in ciders], [scores[name] for _, scores in ciders], marker=".", label=name
+            [step for step, _ in judged], [scores[name] for _, scores in judged], marker=".", label=name
         )
-    right.set(title="Validation CIDEr (greedy)", xlabel="step")
-    if ciders:
+    right.set(title=f"Validation: {measure.title}", xlabel="step")
+    if judged:
         right.legend()
     for axis in (left, right):
         axis.grid(alpha=0.3)
@@ -36,16 +38,16 @@ def draw_curves(journal: Path, target: Path) -> None:
     partial.replace(target)
 
 
-def _series(journal: Path) -> tuple[list[float], list[tuple[int, dict[str, float]]]]:
+def _series(journal: Path, key: str) -> tuple[list[float], list[tuple[int, dict[str, float]]]]:
     """Losses in order, and the validations with the number of steps before each, over all stages."""
     losses: list[float] = []
-    ciders: list[tuple[int, dict[str, float]]] = []
+    judged: list[tuple[int, dict[str, float]]] = []
     for line in read_journal(journal):
         if "loss" in line:
             losses.append(line["loss"])
-        if "cider" in line:
-            ciders.append((len(losses), line["cider"]))
-    return losses, ciders
+        if key in line:
+            judged.append((len(losses), line[key]))
+    return losses, judged
 
 
 def _smoothed(losses: list[float], decay: float = 0.95) -> tuple[list[int], list[float]]:

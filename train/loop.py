@@ -9,42 +9,28 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from kiloword.runtime.errors import ConfigError, KilowordError
 from kiloword.runtime.threads import default_threads
-from kiloword.train.batches import Batch, BatchPlan
-from kiloword.train.captions import TokenIds
-from kiloword.train.checkpoint import (
-    build_model,
-    load_encoder_weights,
-    load_optimizer,
-    optimizer_tensors,
-    save_model,
-    start_from,
-)
+from kiloword.train.checkpoint import load_optimizer, optimizer_tensors, save_model
 from kiloword.train.curves import draw_curves
 from kiloword.train.journal import Journal
-from kiloword.train.material import Material, load_material
 from kiloword.train.memory import keep_freed_memory
-from kiloword.train.models.captioner import CaptionModel
-from kiloword.train.photos import Photos
 from kiloword.train.progress import Progress
 from kiloword.train.recipe import Recipe, Stage
 from kiloword.train.schedule import make_optimizer, rate_factor
-from kiloword.train.self_critical import CaptionReward, sample_captions, self_critical_loss
 from kiloword.train.state import BEST, Position, RunState, find_state, save_state
-from kiloword.train.validation import ValidationSet, validate
+from kiloword.train.tasks import Steps, Task, load_task
 
 logger = logging.getLogger(__name__)
 
 
 def train(recipe: Recipe, output: Path, *, resume: bool = False, progress: Progress | None = None) -> Path:
-    """Trains a captioner.
+    """Trains what the recipe's task says.
 
     Args:
         recipe: every choice of the run.
-        output: folder of the run: ``best/`` (the averaged weights with the highest validation CIDEr),
+        output: folder of the run: ``best/`` (the averaged weights that validation found best),
             ``resume/``, ``metrics.jsonl``, ``curves.png``.
         resume: go on where an earlier start of the same recipe stopped.
         progress: shown how far the run is; by default it only logs.
@@ -69,7 +55,7 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False, progress: Progr
 
 
 class _Run:
-    """One run: the model, what it learns from, and where it stands."""
+    """One run: the task, its model, and where it stands."""
 
     def __init__(self, recipe: Recipe, output: Path, progress: Progress) -> None:
         self.recipe = recipe
@@ -82,15 +68,10 @@ class _Run:
         """Loads data, model and, when resuming, the state of the earlier start."""
         saved = find_state(self.output, self.recipe, resume=resume)
         self.output.mkdir(parents=True, exist_ok=True)
-        self.material: Material = load_material(self.recipe, self.progress.count)
-        self.data_digest = self.material.digest()
+        self.task: Task = load_task(self.recipe, self.device, self.progress.count)
+        self.data_digest = self.task.digest()
         torch.manual_seed(self.recipe.seed)
-        self.model: CaptionModel = build_model(self.recipe, self.material.tokenizer.get_vocab_size())
-        if self.recipe.encoder.weights:
-            load_encoder_weights(self.model, Path(self.recipe.data.root) / self.recipe.encoder.weights)
-        if self.recipe.start:
-            start_from(self.model, Path(self.recipe.start), self.material.tokenizer)
-        self.model.to(self.device)
+        self.model = self.task.build_model().to(self.device)
         self.average = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         self.saved_optimizer: Mapping[str, Tensor] = {}
         if saved:
@@ -104,9 +85,9 @@ class _Run:
         stage = self.recipe.stages[self.position.stage]
         self._prepare(stage)
         last_saved = time.monotonic()
-        while self.position.step < self.plan.steps and not self._gives_up():
+        while self.position.step < self.steps.total and not self._gives_up():
             self._step(stage)
-            if self.position.step % self.plan.steps_per_pass == 0:
+            if self.position.step % self.steps.in_pass == 0:
                 self._end_pass(stage)
             elif time.monotonic() - last_saved < 60 * self.recipe.validation.checkpoint_minutes:
                 continue
@@ -118,24 +99,8 @@ class _Run:
         self._save(with_optimizer=False)
 
     def _prepare(self, stage: Stage) -> None:
-        """Cached features where blocks are frozen, the plan of all steps, a fresh or restored optimizer."""
-        cache = Path(self.recipe.data.cache)
-        encoder, block, count = self.model.encoder, stage.frozen_blocks, self.progress.count
-        self.photos: Photos = self.material.photos.frozen_at(encoder, block, stage.views, cache, count)
-        self.validation = [
-            ValidationSet(item.name, item.records, item.photos.frozen_at(encoder, block, 1, cache, count))
-            for item in self.material.validation
-        ]
-        self.plan = BatchPlan(
-            stage,
-            (self.recipe.seed, self.position.stage),
-            self.material.rows,
-            self.material.captions,
-            self.photos.views,
-            self.material.ids.pad,
-        )
-        if stage.samples:
-            self.reward = CaptionReward(self.material.captions, self.material.ids)
+        """What the task needs for the stage, and a fresh or restored optimizer."""
+        self.steps: Steps = self.task.prepare(self.model, stage, self.position.stage)
         self.optimizer = make_optimizer(self.model, stage, self.recipe.optimizer)
         if self.saved_optimizer:
             load_optimizer(self.optimizer, self.saved_optimizer)
@@ -144,17 +109,16 @@ class _Run:
     def _step(self, stage: Stage) -> None:
         started = time.monotonic()
         step = self.position.step
-        batch = self.plan.batch(step)
         # All randomness of a step (dropout, augmentation) follows from its number: a resumed run repeats it.
         torch.manual_seed(hash((self.recipe.seed, self.position.stage, step)) % 2**63)
-        factor = rate_factor(step, self.plan.steps, stage.warmup_steps)
+        factor = rate_factor(step, self.steps.total, stage.warmup_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_rate"] * factor
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            loss = self._self_critical(stage, batch) if stage.samples else self._cross_entropy(stage, batch)
-        self._require_finite(loss)
+            result = self.task.step(step)
+        self._require_finite(result.loss)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        result.loss.backward()  # type: ignore[no-untyped-call]
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         torch.nn.utils.clip_grad_norm_(parameters, self.recipe.optimizer.max_gradient_norm)
         self.optimizer.step()
@@ -162,24 +126,9 @@ class _Run:
         self.position.step += 1
         seconds = time.monotonic() - started
         self.position.seconds += seconds
-        self._report(stage, float(loss.detach()), factor * stage.learning_rate, len(batch.rows), seconds)
-
-    def _cross_entropy(self, stage: Stage, batch: Batch) -> Tensor:
-        self.model.train()
-        features = self.photos.features(self.model.encoder, batch.rows, batch.views)
-        tokens = torch.from_numpy(batch.token_ids).to(self.device)
-        return caption_loss(self.model, features, tokens, self.material.ids, stage.label_smoothing)
-
-    def _self_critical(self, stage: Stage, batch: Batch) -> Tensor:
-        # No dropout: what is rewarded must be what was sampled.
-        self.model.eval()
-        ids, limit = self.material.ids, self.recipe.generation.max_new_tokens
-        features = self.photos.features(self.model.encoder, batch.rows, batch.views)
-        sampled = sample_captions(self.model, features.detach(), ids, stage.samples, limit)
-        rewards = self.reward(batch.rows, sampled)
-        number = self.position.step + 1
-        self.journal.write(stage=self.position.stage, step=number, reward=float(rewards.mean()))
-        return self_critical_loss(self.model, features, sampled, rewards, ids)
+        if result.facts:
+            self.journal.write(stage=self.position.stage, step=self.position.step, **result.facts)
+        self._report(stage, float(result.loss.detach()), factor, result.items / seconds)
 
     def _require_finite(self, loss: Tensor) -> None:
         """Weights that saw a loss of nan stay nan: better an end than hours for nothing."""
@@ -200,46 +149,46 @@ class _Run:
             for name, tensor in self.model.state_dict().items():
                 self.average[name].lerp_(tensor, 1 - decay)
 
-    def _report(self, stage: Stage, loss: float, rate: float, photos: int, seconds: float) -> None:
+    def _report(self, stage: Stage, loss: float, factor: float, items_per_second: float) -> None:
         step = self.position.step
+        rate = factor * stage.learning_rate
         self.journal.write(stage=self.position.stage, step=step, loss=loss, learning_rate=rate)
-        passes = f"pass {-(-step // self.plan.steps_per_pass)}/{stage.passes}"
-        self.progress.step(f"{stage.name}, {passes}", step, self.plan.steps, loss, photos / seconds)
+        passes = f"pass {-(-step // self.steps.in_pass)}/{stage.passes}"
+        self.progress.step(f"{stage.name}, {passes}", step, self.steps.total, loss, items_per_second)
 
     def _end_pass(self, stage: Stage) -> None:
-        done = self.position.step // self.plan.steps_per_pass
-        if done % self.recipe.validation.every_passes and self.position.step < self.plan.steps:
+        done = self.position.step // self.steps.in_pass
+        if done % self.recipe.validation.every_passes and self.position.step < self.steps.total:
             return
         weights = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         self.model.load_state_dict(self.average)
-        material = self.material
-        scores = validate(
-            self.model,
-            self.validation,
-            material.tokenizer,
-            material.ids,
-            self.recipe.generation.max_new_tokens,
-        )
-        self._keep_best(scores, done)
+        judged = self.task.judge()
+        self._keep_best(judged.scores, done)
         self.model.load_state_dict(weights)
-        self.journal.write(stage=self.position.stage, step=self.position.step, cider=scores)
-        draw_curves(self.journal.path, self.output / "curves.png")
-        shown = ", ".join(f"{name} {value:.1f}" for name, value in scores.items())
-        self.progress.note(f"{stage.name}: validation CIDEr after pass {done}: {shown}")
+        measure = self.task.measure
+        found = {measure.key: judged.scores, **judged.others}
+        self.journal.write(stage=self.position.stage, step=self.position.step, **found)
+        draw_curves(self.journal.path, self.output / "curves.png", measure)
+        shown = ", ".join(f"{name} {value:.1f}" for name, value in judged.scores.items())
+        self.progress.note(f"{stage.name}: validation {measure.title} after pass {done}: {shown}")
+        for name, values in judged.others.items():
+            self.progress.note(f"{name}: " + ", ".join(f"{key} {value:.1f}" for key, value in values.items()))
 
     def _keep_best(self, scores: Mapping[str, float], passes: int) -> None:
         self.position.stale += 1
-        if scores["mean"] <= self.position.best_cider:
+        measure = self.task.measure
+        rank = measure.rank(scores["mean"])
+        if rank <= self.position.best_rank:
             return
-        self.position.best_cider, self.position.stale = scores["mean"], 0
+        self.position.best_rank, self.position.stale = rank, 0
         facts = {
             "stage": self.recipe.stages[self.position.stage].name,
             "passes": passes,
-            "validation_cider": dict(scores),
+            f"validation_{measure.key}": dict(scores),
             "training_seconds": round(self.position.seconds),
-            **self.material.facts,
+            **self.task.facts,
         }
-        save_model(self.output / BEST, self.average, self.material.tokenizer, self.recipe, facts)
+        save_model(self.output / BEST, self.average, self.task.tokenizer, self.recipe, facts)
 
     def _gives_up(self) -> bool:
         patience = self.recipe.validation.patience
@@ -262,30 +211,6 @@ class _Run:
         self.average = {name: item.to(self.device) for name, item in saved.average.items()}
         self.saved_optimizer = saved.optimizer
         self.position = saved.position
-
-
-def caption_loss(
-    model: CaptionModel, features: Tensor, tokens: Tensor, ids: TokenIds, label_smoothing: float
-) -> Tensor:
-    """Mean cross-entropy of the next token, over all tokens but padding and unknown words.
-
-    Args:
-        model: the captioner.
-        features: (B, N, image_width) from its encoder.
-        tokens: int64 (B, captions, L), from ``<bos>`` to ``<eos>`` and padding.
-        ids: which tokens are padding and unknown.
-        label_smoothing: share of the probability that is spread over the whole vocabulary.
-
-    Returns:
-        A scalar, in nats.
-    """
-    target = tokens[:, :, 1:]
-    # The model is never taught to write <unk>, and padding is not worth a product with the vocabulary.
-    counts = (target != ids.pad) & (target != ids.unk)
-    hidden = model(features, tokens[:, :, :-1])
-    return F.cross_entropy(
-        model.decoder.logits(hidden[counts]).float(), target[counts], label_smoothing=label_smoothing
-    )
 
 
 def _device(recipe: Recipe) -> torch.device:

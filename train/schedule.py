@@ -9,18 +9,20 @@ from collections import defaultdict
 import torch
 from torch import nn
 
-from kiloword.train.models.captioner import CaptionModel
+from kiloword.train.models.vit import VisionTransformer
 from kiloword.train.recipe import OptimizerRecipe, Stage
 
 
-def make_optimizer(model: CaptionModel, stage: Stage, settings: OptimizerRecipe) -> torch.optim.AdamW:
+def make_optimizer(model: nn.Module, stage: Stage, settings: OptimizerRecipe) -> torch.optim.AdamW:
     """AdamW over what learns in this stage; biases, norms, position embeddings and class token do not decay.
 
     Each group carries its peak rate as ``peak_rate``. What is frozen gets ``requires_grad = False``.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
+    encoder = getattr(model, "encoder", None)  # a language model has none
+    depth = encoder.depth if isinstance(encoder, VisionTransformer) else 0
     for name, parameter in model.named_parameters():
-        rate = peak_rate(name, stage, model.encoder.depth)
+        rate = peak_rate(name, stage, depth)
         parameter.requires_grad_(rate > 0)
         if rate > 0:
             decays = parameter.ndim >= 2 and not re.search(r"position_embedding|pos_embed|cls_token", name)

@@ -24,7 +24,8 @@ class Position:
     stage: int = 0
     step: int = 0
     """Steps done in this stage."""
-    best_cider: float = -math.inf
+    best_rank: float = -math.inf
+    """Of the best validation so far, higher is better."""
     stale: int = 0
     """Validations since the best one."""
     seconds: float = 0.0

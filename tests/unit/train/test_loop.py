@@ -27,7 +27,8 @@ from safetensors.torch import load_file, save_file
 from kiloword.train.captions import TokenIds
 from kiloword.train.checkpoint import build_model, load_checkpoint
 from kiloword.train.journal import read_journal
-from kiloword.train.loop import caption_loss, train
+from kiloword.train.loop import train
+from kiloword.train.objectives import caption_loss
 from kiloword.train.progress import Progress
 
 # A child of its own, because SIGKILL is what resuming is for. It says when it has done a step, so that the
@@ -67,7 +68,7 @@ def finished(root: Path) -> Path:
 @pytest.fixture(autouse=True)
 def without_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes longer than training here; the undisturbed run, made before this, draws for all."""
-    monkeypatch.setattr("kiloword.train.loop.draw_curves", lambda journal, target: None)
+    monkeypatch.setattr("kiloword.train.loop.draw_curves", lambda *facts: None)
 
 
 @pytest.fixture

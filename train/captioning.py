@@ -1,0 +1,86 @@
+"""Learning to caption photos: the task that all others prepare for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+from torch import nn
+
+from kiloword.train.batches import BatchPlan
+from kiloword.train.checkpoint import build_model, load_encoder_weights, start_from
+from kiloword.train.material import Material, load_material
+from kiloword.train.models.captioner import CaptionModel
+from kiloword.train.objectives import Objectives, Seen, objectives_of
+from kiloword.train.photos import Photos
+from kiloword.train.pictures import Progress
+from kiloword.train.recipe import Recipe, Stage
+from kiloword.train.tasks import Judgement, Measure, StepResult, Steps
+from kiloword.train.validation import ValidationSet, validate
+
+
+class CaptionTask:
+    """Photos in, sentences out, by the objectives that each stage names; judged by CIDEr."""
+
+    measure = Measure("cider", "CIDEr (greedy)", "nats per token")
+
+    def __init__(self, recipe: Recipe, device: torch.device, progress: Progress) -> None:
+        self.recipe = recipe
+        self.device = device
+        self.progress = progress
+        self.material: Material = load_material(recipe, progress)
+        self.tokenizer: Tokenizer = self.material.tokenizer
+        self.facts = self.material.facts
+
+    def digest(self) -> str:
+        """A hash of all tokens and the photos' order."""
+        return self.material.digest()
+
+    def build_model(self) -> nn.Module:
+        """A captioner, from ``encoder.weights`` and ``start`` where the recipe names them."""
+        recipe = self.recipe
+        model = build_model(recipe, self.tokenizer.get_vocab_size())
+        if recipe.encoder.weights:
+            load_encoder_weights(model, Path(recipe.data.root) / recipe.encoder.weights)
+        if recipe.start:
+            start_from(model, Path(recipe.start), self.tokenizer)
+        return model
+
+    def prepare(self, model: nn.Module, stage: Stage, number: int) -> Steps:
+        """Cached features where blocks are frozen, the plan of all steps, what the stage learns from."""
+        if not isinstance(model, CaptionModel):
+            raise TypeError(f"expected a CaptionModel, found {type(model).__name__}")
+        self.model = model
+        recipe, material = self.recipe, self.material
+        self.photos: Photos = self._seen_through(material.photos, stage, stage.views)
+        self.validation = [
+            ValidationSet(item.name, item.records, self._seen_through(item.photos, stage, 1))
+            for item in material.validation
+        ]
+        seed = (recipe.seed, number)
+        self.plan = BatchPlan(
+            stage, seed, material.rows, material.captions, self.photos.views, material.ids.pad
+        )
+        self.objectives: Objectives = objectives_of(
+            stage, material.captions, material.ids, recipe.generation.max_new_tokens
+        )
+        return Steps(self.plan.steps_per_pass, self.plan.steps)
+
+    def _seen_through(self, photos: Photos, stage: Stage, views: int) -> Photos:
+        cache = Path(self.recipe.data.cache)
+        return photos.frozen_at(self.model.encoder, stage.frozen_blocks, views, cache, self.progress)
+
+    def step(self, number: int) -> StepResult:
+        """Photos and captions of one batch, and what the stage's objectives say of them."""
+        batch = self.plan.batch(number)
+        self.model.train(not self.objectives.samples)
+        features = self.photos.features(self.model.encoder, batch.rows, batch.views)
+        tokens = torch.from_numpy(batch.token_ids).to(self.device)
+        term = self.objectives(Seen(self.model, features, batch.rows, tokens))
+        return StepResult(term.loss, len(batch.rows), term.facts)
+
+    def judge(self) -> Judgement:
+        """CIDEr of greedy captions."""
+        material, limit = self.material, self.recipe.generation.max_new_tokens
+        return Judgement(validate(self.model, self.validation, material.tokenizer, material.ids, limit))

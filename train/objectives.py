@@ -1,0 +1,123 @@
+"""What a captioner learns from: losses that a stage of a recipe switches on, weighs and adds up.
+
+A new objective is a function or a small class that turns what a step has seen into a `Term`, and one entry in
+`objectives_of`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from kiloword.train.captions import EncodedCaptions, TokenIds
+from kiloword.train.models.captioner import CaptionModel
+from kiloword.train.recipe import Stage
+from kiloword.train.self_critical import CaptionReward, sample_captions, self_critical_loss
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One step's photos and captions, as every objective gets them."""
+
+    model: CaptionModel
+    features: Tensor
+    """(B, N, image_width) of the encoder, with gradients where it learns."""
+    rows: NDArray[np.int64]
+    """(B,) the photos' numbers."""
+    tokens: Tensor
+    """int64 (B, captions, L), from ``<bos>`` to ``<eos>`` and padding."""
+
+
+@dataclass(frozen=True)
+class Term:
+    """What one objective says of a step."""
+
+    loss: Tensor
+    """A scalar."""
+    facts: Mapping[str, float] = field(default_factory=dict)
+    """For the log of the run."""
+
+
+Objective = Callable[[Seen], Term]
+
+
+@dataclass(frozen=True)
+class Objectives:
+    """The weighted sum of what a stage learns from."""
+
+    terms: Sequence[tuple[float, Objective]]
+    samples: bool
+    """Whether the model's own captions are learned from. It is then in evaluation mode, without dropout:
+    what is rewarded must be what was sampled."""
+
+    def __call__(self, seen: Seen) -> Term:
+        """The sum of the weighted losses, and what each says for the log."""
+        terms = [(weight, objective(seen)) for weight, objective in self.terms]
+        facts = {name: value for _, term in terms for name, value in term.facts.items()}
+        weight, first = terms[0]
+        total = first.loss if weight == 1.0 else weight * first.loss
+        for weight, term in terms[1:]:
+            total = total + weight * term.loss
+        return Term(total, facts)
+
+
+def objectives_of(
+    stage: Stage, captions: Sequence[EncodedCaptions], ids: TokenIds, max_new_tokens: int
+) -> Objectives:
+    """What a stage asks for.
+
+    Args:
+        stage: of a recipe.
+        captions: of each training photo.
+        ids: the special tokens.
+        max_new_tokens: longest caption that the model samples itself.
+    """
+    terms: list[tuple[float, Objective]] = []
+    if stage.samples:
+        reward = CaptionReward(captions, ids)
+        terms.append((1.0, lambda seen: _self_critical(seen, reward, ids, stage.samples, max_new_tokens)))
+    else:
+        terms.append((1.0, lambda seen: _cross_entropy(seen, ids, stage.label_smoothing)))
+    return Objectives(terms, samples=stage.samples > 0)
+
+
+def _cross_entropy(seen: Seen, ids: TokenIds, label_smoothing: float) -> Term:
+    return Term(caption_loss(seen.model, seen.features, seen.tokens, ids, label_smoothing))
+
+
+def _self_critical(
+    seen: Seen, reward: CaptionReward, ids: TokenIds, samples: int, max_new_tokens: int
+) -> Term:
+    sampled = sample_captions(seen.model, seen.features.detach(), ids, samples, max_new_tokens)
+    rewards = reward(seen.rows, sampled)
+    loss = self_critical_loss(seen.model, seen.features, sampled, rewards, ids)
+    return Term(loss, {"reward": float(rewards.mean())})
+
+
+def caption_loss(
+    model: CaptionModel, features: Tensor, tokens: Tensor, ids: TokenIds, label_smoothing: float
+) -> Tensor:
+    """Mean cross-entropy of the next token, over all tokens but padding and unknown words.
+
+    Args:
+        model: the captioner.
+        features: (B, N, image_width) from its encoder.
+        tokens: int64 (B, captions, L), from ``<bos>`` to ``<eos>`` and padding.
+        ids: which tokens are padding and unknown.
+        label_smoothing: share of the probability that is spread over the whole vocabulary.
+
+    Returns:
+        A scalar, in nats.
+    """
+    target = tokens[:, :, 1:]
+    # The model is never taught to write <unk>, and padding is not worth a product with the vocabulary.
+    counts = (target != ids.pad) & (target != ids.unk)
+    hidden = model(features, tokens[:, :, :-1])
+    return F.cross_entropy(
+        model.decoder.logits(hidden[counts]).float(), target[counts], label_smoothing=label_smoothing
+    )
