@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from kiloword.runtime.sessions import Tensors
+    from kiloword.runtime.wording import WordRules
 
 Floats: TypeAlias = "NDArray[np.float32]"
 Ids: TypeAlias = "NDArray[np.int64]"
@@ -60,13 +61,18 @@ class Generated:
     token_ids: tuple[int, ...]
     """What was written, without the prompt; ends with the end-of-sequence token unless the length ran out."""
     token_logprobs: tuple[float, ...]
-    """Natural logarithm of each token's probability, as the decoder gave it, before any token was banned."""
+    """Natural logarithm of each token's probability, as the decoder gave it, before any token was banned; of a
+    preferred word, with the probability of the words that it stands for."""
     score: float
     """Sum of the log-probabilities / number of tokens ** length_penalty: what hypotheses compete with."""
 
 
 def generate(
-    decoder: Decoder, encoded: Tensors, tokens: TokenSpec, settings: GenerationSettings
+    decoder: Decoder,
+    encoded: Tensors,
+    tokens: TokenSpec,
+    settings: GenerationSettings,
+    rules: WordRules | None = None,
 ) -> list[Generated]:
     """Write a caption for each image of a batch.
 
@@ -75,6 +81,7 @@ def generate(
         encoded: What `EncoderSession.encode` returned for the batch.
         tokens: The token ids that steer the search.
         settings: How wide and how long to search.
+        rules: Which words may be written; all of them by default.
 
     Returns:
         The best hypothesis of each image, in order.
@@ -87,14 +94,18 @@ def generate(
         is set aside if it is among the best ``num_beams`` candidates; an image is done when ``num_beams`` are
         set aside and the best that goes on scores, at its present length, no better than the worst of them.
     """
-    search = _BeamSearch(decoder, encoded, tokens, settings)
+    search = _BeamSearch(decoder, encoded, tokens, settings, rules)
     while search.is_running:
         search.advance()
     return search.best()
 
 
 def generate_stream(
-    decoder: Decoder, encoded: Tensors, tokens: TokenSpec, settings: GenerationSettings
+    decoder: Decoder,
+    encoded: Tensors,
+    tokens: TokenSpec,
+    settings: GenerationSettings,
+    rules: WordRules | None = None,
 ) -> Iterator[tuple[int, ...]]:
     """Write a caption for one image greedily, and show it as it grows.
 
@@ -103,6 +114,7 @@ def generate_stream(
         encoded: What `EncoderSession.encode` returned for one image.
         tokens: The token ids that steer the search.
         settings: ``num_beams`` is taken as 1: a wider beam may change the first word at the very end.
+        rules: Which words may be written; all of them by default.
 
     Yields:
         All tokens so far, after each one; the last are those that `generate` returns.
@@ -111,7 +123,7 @@ def generate_stream(
         ConfigError: The settings make no sense for this decoder.
         BundleError: The decoder computed values that are no numbers.
     """
-    search = _BeamSearch(decoder, encoded, tokens, replace(settings, num_beams=1))
+    search = _BeamSearch(decoder, encoded, tokens, replace(settings, num_beams=1), rules)
     while search.is_running:
         search.advance()
         yield search.first_tokens()
@@ -231,7 +243,12 @@ class _BeamSearch:
     """
 
     def __init__(
-        self, decoder: Decoder, encoded: Tensors, tokens: TokenSpec, settings: GenerationSettings
+        self,
+        decoder: Decoder,
+        encoded: Tensors,
+        tokens: TokenSpec,
+        settings: GenerationSettings,
+        rules: WordRules | None,
     ) -> None:
         problems = check_generation(settings, tokens)
         if problems:
@@ -240,6 +257,7 @@ class _BeamSearch:
         self._decoder = decoder
         self._tokens = tokens
         self._settings = settings
+        self._rules = rules
         self._banned = np.array(tokens.suppressed_token_ids, dtype=np.int64)
         self._context = decoder.context(encoded)
         self._state = decoder.initial_state(encoded, batch_size)
@@ -297,6 +315,8 @@ class _BeamSearch:
         normalizer = log_sum_exp(rows)
         # Bans overwrite logits only now: a chosen token was not banned and keeps the decoder's probability.
         rows[:, self._banned] = -np.inf
+        if self._rules is not None:
+            self._rules.apply(rows, [one.tokens for image in self._running for one in image.hypotheses])
         if self._settings.no_repeat_ngram_size:
             self._ban_repeats(rows)
         tokens = _largest(rows, count)

@@ -46,6 +46,27 @@ class Tokenizer:
         added = self._library.get_added_tokens_decoder().get(token_id)
         return added is not None and bool(added.special)
 
+    def pieces(self) -> dict[int, str]:
+        """What each token that is text adds to a text that it follows; a space first if it begins a word."""
+        ids = [token for token in range(self.vocab_size) if not self.is_special(token)]
+        anchor = next(token for token in ids if self._library.decode([token]).strip().isalpha())
+        before = self._library.decode([anchor])
+        texts = self._library.decode_batch([[anchor, token] for token in ids], skip_special_tokens=True)
+        # A decoder may join what follows in its own way; then the token is taken as it is alone.
+        return {
+            token: text[len(before) :] if text.startswith(before) else self._library.decode([token])
+            for token, text in zip(ids, texts, strict=True)
+        }
+
+    def spellings(self, words: Sequence[str]) -> list[list[int]]:
+        """The tokens that a text with these words would be cut into: in its middle, and where it begins."""
+        start = len(self._library.encode("a", add_special_tokens=False).ids)
+        found = []
+        for word in words:
+            found.append(self._library.encode(word, add_special_tokens=False).ids)
+            found.append(self._library.encode(f"a {word}", add_special_tokens=False).ids[start:])
+        return [ids for ids in found if ids]
+
     def decode(self, token_ids: Sequence[int]) -> str:
         """Put tokens together to text.
 

@@ -1,0 +1,162 @@
+"""Made scenes with captions and boxes: coloured shapes at known places, to see whether attention finds them.
+
+A data set like any other (`captions.jsonl` beside the pictures), with what photos do not have: the exact
+place of everything that the captions name. No picture is like another, and the same seed makes the same ones.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from kiloword.runtime.errors import ConfigError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+COLOURS = {
+    "red": (214, 45, 40),
+    "green": (45, 165, 70),
+    "blue": (45, 80, 215),
+    "yellow": (240, 205, 50),
+    "purple": (140, 60, 170),
+    "orange": (245, 135, 35),
+}
+"""What shapes are painted with, by the word for it; each is varied a little."""
+SHAPES = ("circle", "square", "triangle", "cross")
+"""What there is to see, by the word for it."""
+BOXES_FILE = "boxes.json"
+"""Boxes of all shapes, in COCO's layout."""
+
+_SMALLEST, _LARGEST = 0.34, 0.46  # edge of a shape, as a share of the picture's
+_OVERSAMPLING = 4
+_PLACES_TRIED = 200
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One shape of a scene."""
+
+    kind: str
+    """One of `SHAPES`."""
+    colour: str
+    """One of `COLOURS`."""
+    left: int
+    """Left edge of its box in pixels."""
+    top: int
+    size: int
+    """Edge of its box in pixels."""
+
+    def mask(self, picture: int) -> NDArray[np.bool_]:
+        """Which pixels it covers: bool (picture, picture)."""
+        drawn = Image.new("L", (picture, picture))
+        _draw(ImageDraw.Draw(drawn), self, 1, 255)
+        return np.asarray(drawn) > 0
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A picture and what is in it."""
+
+    pixels: NDArray[np.uint8]
+    """uint8 (size, size, 3), RGB."""
+    shapes: tuple[Shape, ...]
+    """From left to right; no two are of the same kind, none touches another."""
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """Two sentences that say the same."""
+        named = [
+            f"{'an' if shape.colour == 'orange' else 'a'} {shape.colour} {shape.kind}" for shape in self.shapes
+        ]
+        return " and ".join(named), f"there is {' next to '.join(named)}"
+
+
+def make_scene(seed: int, size: int = 64, most_shapes: int = 2) -> Scene:
+    """Draw one scene.
+
+    Args:
+        seed: Chooses everything.
+        size: Height and width in pixels.
+        most_shapes: 1, or up to 2 shapes.
+    """
+    random = np.random.default_rng(seed)
+    shapes: list[Shape] = []
+    kinds = random.permutation(SHAPES)[: random.integers(1, most_shapes + 1)]
+    for kind in kinds:
+        shapes += _place(random, str(kind), shapes, size)
+    shapes.sort(key=lambda shape: shape.left + shape.size / 2)
+    grey = random.uniform(90, 200, 3) * 0.3 + random.uniform(90, 200) * 0.7
+    picture = Image.new("RGB", (size * _OVERSAMPLING,) * 2, tuple(int(value) for value in grey))
+    for shape in shapes:
+        paint = np.clip(np.array(COLOURS[shape.colour]) + random.integers(-18, 19, 3), 0, 255)
+        _draw(ImageDraw.Draw(picture), shape, _OVERSAMPLING, tuple(int(value) for value in paint))
+    small = np.asarray(picture.resize((size, size), Image.Resampling.BOX), dtype=np.float32)
+    noisy = small + random.normal(0, 6, small.shape)
+    return Scene(np.clip(np.rint(noisy), 0, 255).astype(np.uint8), tuple(shapes))
+
+
+def _place(random: np.random.Generator, kind: str, others: list[Shape], size: int) -> list[Shape]:
+    """A shape that touches no other and stands clearly left or right of it; none where there is no room."""
+    for _ in range(_PLACES_TRIED):
+        edge = int(random.integers(round(_SMALLEST * size), round(_LARGEST * size) + 1))
+        left, top = (int(random.integers(1, size - edge)) for _ in range(2))
+        shape = Shape(kind, str(random.choice(list(COLOURS))), left, top, edge)
+        if all(other.left + other.size < left or left + edge < other.left for other in others):
+            return [shape]
+    return []
+
+
+def _draw(pen: ImageDraw.ImageDraw, shape: Shape, scale: int, paint: tuple[int, ...] | int) -> None:
+    left, top, edge = shape.left * scale, shape.top * scale, shape.size * scale
+    right, bottom, third = left + edge - 1, top + edge - 1, edge // 3
+    if shape.kind == "circle":
+        pen.ellipse((left, top, right, bottom), fill=paint)
+    elif shape.kind == "square":
+        pen.rectangle((left, top, right, bottom), fill=paint)
+    elif shape.kind == "triangle":
+        pen.polygon([(left, bottom), (right, bottom), (left + edge // 2, top)], fill=paint)
+    else:
+        pen.rectangle((left + third, top, right - third, bottom), fill=paint)
+        pen.rectangle((left, top + third, right, bottom - third), fill=paint)
+
+
+def write_scenes(folder: Path, splits: dict[str, int], seed: int = 0, size: int = 64) -> Path:
+    """Write a data set of scenes: PNG files, `captions.jsonl` with splits, and `boxes.json`.
+
+    Args:
+        folder: Where to; made if it is not there.
+        splits: How many scenes of each split, such as ``{"train": 2000, "test": 200}``.
+        seed: The scene with number n has the seed ``seed + n``, so that splits never share one.
+        size: Height and width in pixels.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ConfigError: There is something else in the folder.
+    """
+    if folder.exists() and any(folder.iterdir()) and not (folder / BOXES_FILE).is_file():
+        raise ConfigError(["expected a new folder, or one with scenes to replace"], path=folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [split for split, count in splits.items() for _ in range(count)]
+    lines, images, boxes = [], [], []
+    for number, split in enumerate(names):
+        scene, name = make_scene(seed + number, size), f"{number:05d}.png"
+        Image.fromarray(scene.pixels).save(folder / name)
+        lines.append(json.dumps({"file_name": name, "captions": scene.captions, "split": split}) + "\n")
+        images.append({"id": number, "file_name": name, "width": size, "height": size})
+        for shape in scene.shapes:
+            box = [shape.left, shape.top, shape.size, shape.size]
+            kind = SHAPES.index(shape.kind) + 1
+            boxes.append({"id": len(boxes) + 1, "image_id": number, "category_id": kind, "bbox": box})
+    categories = [{"id": index + 1, "name": name} for index, name in enumerate(SHAPES)]
+    facts = {"images": images, "annotations": boxes, "categories": categories}
+    (folder / "captions.jsonl").write_text("".join(lines), encoding="utf-8")
+    (folder / BOXES_FILE).write_text(json.dumps(facts), encoding="utf-8")
+    return folder
