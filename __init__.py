@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         ParityError,
         ProviderError,
     )
+    from kiloword.runtime.wording import Wording
 
 __version__ = "0.1.0"
 
@@ -48,6 +49,7 @@ __all__ = [
     "MissingDependencyError",
     "ParityError",
     "ProviderError",
+    "Wording",
     "__version__",
     "load_bundle",
 ]
@@ -58,6 +60,7 @@ _HOME = {
     "Caption": "captions",
     "CaptionFailure": "captions",
     "Captioner": "captioner",
+    "Wording": "wording",
 }
 
 

@@ -11,10 +11,13 @@ import click
 from kiloword.commands.common import (
     EXIT_FAILED,
     as_written,
+    avoid_words_option,
     batch_size_option,
     bundle_options,
     open_output,
     output_option,
+    prefer_option,
+    read_wording,
     verbose_option,
 )
 
@@ -37,6 +40,7 @@ _log = logging.getLogger("kiloword")
         "Examples:",
         "  kiloword caption cat.jpg",
         "  kiloword caption holidays/ -o captions.jsonl",
+        "  kiloword caption cat.jpg --prefer person --avoid-words guy,dude",
         "  find . -name '*.png' | kiloword caption - --format csv",
     )
 )
@@ -53,6 +57,8 @@ _log = logging.getLogger("kiloword")
 )  # fmt: skip
 @bundle_options
 @click.option("--max-new-tokens", type=click.IntRange(min=1), metavar="N", help="Longest caption, in tokens.")
+@avoid_words_option
+@prefer_option
 @batch_size_option
 @verbose_option
 def caption(
@@ -65,6 +71,8 @@ def caption(
     provider: str,
     threads: int | None,
     max_new_tokens: int | None,
+    avoid_words: tuple[str, ...],
+    prefer: tuple[str, ...],
     batch_size: int,
 ) -> None:
     """Caption photos.
@@ -79,7 +87,8 @@ def caption(
     from kiloword.runtime.pipeline import caption_photos
     from kiloword.runtime.recording import record_rows
 
-    captioner = Captioner.load(bundle, provider=provider, threads=threads)
+    wording = read_wording(avoid_words, prefer)
+    captioner = Captioner.load(bundle, provider=provider, threads=threads, wording=wording)
     one_photo, from_stdin = names_one_photo(paths), "-" in paths
     with open_output(output) as stream:
         shown = stream.isatty() and not one_photo

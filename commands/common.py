@@ -6,11 +6,14 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
 
 from kiloword.runtime.errors import MissingDependencyError
+
+if TYPE_CHECKING:
+    from kiloword.runtime.wording import Wording
 
 # Written out here because their home imports numpy, which `--help` must not wait for; a test compares the
 # two.
@@ -69,6 +72,27 @@ provider_option = click.option(
     "--provider", type=click.Choice(PROVIDERS), default="auto", show_default=True,
     help="What runs the model; one that is not there is an error, auto takes the best that is.",
 )  # fmt: skip
+
+
+avoid_words_option = click.option(
+    "--avoid-words", multiple=True, metavar="FILE|WORDS",
+    help="Never write these words: a file with one in each line, or words with commas between them.",
+)  # fmt: skip
+prefer_option = click.option(
+    "--prefer", multiple=True, metavar="person|WORD=WORD",
+    help="Write another word instead: person takes neutral words for people (person, child, they), "
+    "LADY=WOMAN the one you name.",
+)  # fmt: skip
+
+
+def read_wording(avoid_words: tuple[str, ...], prefer: tuple[str, ...]) -> Wording | None:
+    """What `--avoid-words` and `--prefer` ask for; None where they are not given."""
+    if not avoid_words and not prefer:
+        return None
+    from kiloword.runtime.wording import Wording, read_preferences, read_words
+
+    words = tuple(word for item in avoid_words for word in read_words(item))
+    return Wording(words, read_preferences(prefer))
 
 
 def output_option(help_text: str) -> Callable[[_AnyFunction], _AnyFunction]:

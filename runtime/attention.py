@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,11 +19,39 @@ from kiloword.runtime.manifest import AttentionSpec, TokenSpec
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from kiloword.runtime.captions import Caption
     from kiloword.runtime.sessions import DecoderSession, Tensors
     from kiloword.runtime.tokenizer import Tokenizer
 
 # Han with kana, Han for compatibility, Thai and Lao, Khmer, Burmese: scripts without spaces between words.
 _UNSPACED = ((0x2E80, 0x9FFF), (0xF900, 0xFAFF), (0x0E00, 0x0EFF), (0x1780, 0x17FF), (0x1000, 0x109F))
+
+
+def add_attention(
+    captions: Sequence[Caption],
+    decoder: DecoderSession,
+    encoded: Tensors,
+    tokens: TokenSpec,
+    spec: AttentionSpec,
+    tokenizer: Tokenizer,
+) -> list[Caption]:
+    """The captions of a batch with their words and a map for each word.
+
+    Args:
+        captions: What was written for the batch.
+        decoder: The decoder that wrote them.
+        encoded: What `EncoderSession.encode` returned for the batch.
+        tokens: The token ids that steered the search.
+        spec: Which image token is which place.
+        tokenizer: The one that made text of them.
+    """
+    looks = read_again(decoder, encoded, tokens, [caption.token_ids for caption in captions])
+    found = []
+    for caption, weights in zip(captions, looks, strict=True):
+        words = words_of(tokenizer, caption.token_ids)
+        maps = by_word(on_grid(weights, spec), words)
+        found.append(replace(caption, words=tuple(word for word, _ in words), attention=maps))
+    return found
 
 
 def read_again(

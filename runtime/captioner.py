@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, Union, overload
 
 import numpy as np
 
-from kiloword.runtime.attention import by_word, on_grid, read_again, words_of
+from kiloword.runtime.attention import add_attention
 from kiloword.runtime.bundle import Bundle, load_bundle
 from kiloword.runtime.captions import Caption, CaptionFailure, confidence
 from kiloword.runtime.errors import ConfigError, ImageError, KilowordError
 from kiloword.runtime.generation import Generated, generate, generate_stream
 from kiloword.runtime.images import load_image
 from kiloword.runtime.manifest import AttentionSpec, GenerationSettings, check_generation
-from kiloword.runtime.sessions import AUTO, Sessions, Tensors, load_sessions
+from kiloword.runtime.sessions import AUTO, Sessions, load_sessions
 from kiloword.runtime.tokenizer import Tokenizer
+from kiloword.runtime.wording import Wording, WordRules
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -46,15 +47,23 @@ class Captioner:
     True
     """
 
-    def __init__(self, bundle: Bundle, sessions: Sessions, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, bundle: Bundle, sessions: Sessions, tokenizer: Tokenizer, wording: Wording | None = None
+    ) -> None:
         self._bundle = bundle
         self._sessions: Sessions | None = sessions
         self._tokenizer = tokenizer
         self._provider = sessions.provider
+        self._rules = None if wording is None else WordRules(wording, tokenizer)
 
     @classmethod
     def load(
-        cls, bundle: str | PathLike[str] | None = None, *, provider: str = AUTO, threads: int | None = None
+        cls,
+        bundle: str | PathLike[str] | None = None,
+        *,
+        provider: str = AUTO,
+        threads: int | None = None,
+        wording: Wording | None = None,
     ) -> Captioner:
         """Load a bundle and get ready to caption.
 
@@ -62,14 +71,25 @@ class Captioner:
             bundle: Directory of the bundle; None for the one that ships in the package.
             provider: ``cpu``, ``cuda``, ...; ``auto`` takes the best that loads and logs which.
             threads: Threads for one operator; None for all that the process is allowed, at most 8.
+            wording: Words never to write, and words to prefer to others; None: any that the model likes.
 
         Raises:
             BundleError: The bundle is missing, damaged or of another version.
             ProviderError: The provider that was asked for is not there.
-            ConfigError: ``threads`` is less than 1.
+            ConfigError: ``threads`` is less than 1, or the wording contradicts itself.
         """
         checked = load_bundle(bundle)
-        return cls(checked, load_sessions(checked, provider, threads), Tokenizer(checked.tokenizer_path))
+        return cls(
+            checked, load_sessions(checked, provider, threads), Tokenizer(checked.tokenizer_path), wording
+        )
+
+    def reworded(self, wording: Wording | None) -> Captioner:
+        """A captioner with another choice of words that shares this one's loaded graphs.
+
+        Raises:
+            ConfigError: The wording contradicts itself.
+        """
+        return Captioner(self._bundle, self._open_sessions(), self._tokenizer, wording)
 
     @property
     def bundle(self) -> Bundle:
@@ -249,7 +269,8 @@ class Captioner:
         sessions = self._open_sessions()
         pixels = load_image(image, self._bundle.manifest.image)
         encoded = sessions.encoder.encode(pixels[None])
-        growing = generate_stream(sessions.decoder, encoded, self._bundle.manifest.tokens, settings)
+        tokens = self._bundle.manifest.tokens
+        growing = generate_stream(sessions.decoder, encoded, tokens, settings, self._rules)
         yield from self._tokenizer.decode_stream(growing)
 
     def close(self) -> None:
@@ -344,28 +365,17 @@ class Captioner:
         looking: AttentionSpec | None = None,
     ) -> list[Caption]:
         """Caption pixels (batch_size, height, width, 3); ``start`` is when `time.perf_counter` was read."""
-        sessions = self._open_sessions()
+        sessions, manifest = self._open_sessions(), self._bundle.manifest
         encoded = sessions.encoder.encode(pixels)
-        results = generate(sessions.decoder, encoded, self._bundle.manifest.tokens, settings)
+        results = generate(sessions.decoder, encoded, manifest.tokens, settings, self._rules)
         texts = [self._tokenizer.decode(result.token_ids) for result in results]
         latency_ms = 1000 * (time.perf_counter() - start) / len(results)
         captions = [
             self._caption_of(result, text, latency_ms) for result, text in zip(results, texts, strict=True)
         ]
-        return captions if looking is None else self._with_attention(captions, encoded, looking)
-
-    def _with_attention(
-        self, captions: list[Caption], encoded: Tensors, looking: AttentionSpec
-    ) -> list[Caption]:
-        """The same captions with words and a map for each of them."""
-        decoder, tokens = self._open_sessions().decoder, self._bundle.manifest.tokens
-        looks = read_again(decoder, encoded, tokens, [caption.token_ids for caption in captions])
-        found = []
-        for caption, weights in zip(captions, looks, strict=True):
-            words = words_of(self._tokenizer, caption.token_ids)
-            maps = by_word(on_grid(weights, looking), words)
-            found.append(replace(caption, words=tuple(word for word, _ in words), attention=maps))
-        return found
+        if looking is None:
+            return captions
+        return add_attention(captions, sessions.decoder, encoded, manifest.tokens, looking, self._tokenizer)
 
     def _attention_spec(self) -> AttentionSpec:
         spec = self._bundle.manifest.attention

@@ -61,8 +61,8 @@ class Generated:
     token_ids: tuple[int, ...]
     """What was written, without the prompt; ends with the end-of-sequence token unless the length ran out."""
     token_logprobs: tuple[float, ...]
-    """Natural logarithm of each token's probability, as the decoder gave it, before any token was banned; of a
-    preferred word, with the probability of the words that it stands for."""
+    """Natural logarithm of each token's probability, as the decoder gave it, before any token was banned; a
+    preferred word has that of the words that it stands for, too."""
     score: float
     """Sum of the log-probabilities / number of tokens ** length_penalty: what hypotheses compete with."""
 

@@ -1,11 +1,11 @@
 """Words that a caption shall not use, and words that it shall use instead.
 
-A model says "man" of people whose sex cannot be seen, because those who wrote its training captions did. Taking
-words away from the search, and giving their probability to a neutral word, needs no training.
+A model says "man" of people whose sex cannot be seen, because those who wrote its training captions did.
+Taking words away from the search, and giving their probability to a neutral word, needs no training.
 
-The rules work on text, not on one spelling of it: whichever tokens would complete a banned word are ruled out, so
-that a sub-word vocabulary cannot write "wo" + "man" where "woman" is banned. It cannot write longer words that
-begin with the same pieces either: where the next piece is not known yet, "man" may become "mango" or stay.
+The rules work on text, not on one spelling of it: whichever tokens would complete a banned word are ruled
+out, so that a sub-word vocabulary cannot write "wo" + "man" where "woman" is banned. It cannot write longer
+words that begin with the same pieces either, for what comes next is not known yet: "man" may become "mango".
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -49,6 +50,7 @@ PREFER_PERSON: Mapping[str, str] = {
 """What `--prefer person` writes in the place of English words that tell a person's sex."""
 
 
+_PART_OF_A_CHARACTER = "\ufffd"
 _RUNS = re.compile(r"\w+")
 _LAST_RUN = re.compile(r"\w+$")
 
@@ -73,7 +75,9 @@ class Wording:
 
     def problems(self) -> list[str]:
         """What makes no sense: words that are none, and words to prefer that are banned."""
-        found = [f"avoid_words: expected words, found {word!r}" for word in self.banned if len(word.split()) != 1]
+        found = [
+            f"avoid_words: expected words, found {word!r}" for word in self.banned if len(word.split()) != 1
+        ]
         banned = {word.casefold() for word in self.banned}
         found += [
             f"prefer: {word!r} is to be written instead of {old!r}, but it is banned, too"
@@ -81,6 +85,29 @@ class Wording:
             if word.casefold() in banned
         ]
         return found
+
+
+def read_words(item: str) -> list[str]:
+    """What one `--avoid-words` means: a file with a word in each line, else words with commas between them.
+
+    In a file, # begins a comment.
+
+    Raises:
+        ConfigError: There is no such file, by its name a file.
+
+    >>> read_words("guy, dude")
+    ['guy', 'dude']
+    """
+    path = Path(item)
+    if not path.is_file():
+        if path.suffix or len(path.parts) > 1:
+            raise ConfigError(["avoid_words: there is no such file"], path=path)
+        return [word.strip() for word in item.split(",") if word.strip()]
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([f"avoid_words: cannot be read: {error}"], path=path) from error
+    return [word for line in lines if (word := line.partition("#")[0].strip())]
 
 
 def read_preferences(items: Sequence[str]) -> dict[str, str]:
@@ -123,15 +150,19 @@ class WordRules:
         self._whole = self._tokens_by_word()
         self._inside = self._tokens_that_go_on()
         self._always = [token for token, piece in self._pieces.items() if self._holds_banned(piece)]
-        self._sequences = tokenizer.spellings(sorted({form for word in wording.banned for form in _cases(word)}))
+        self._sequences = [
+            ids
+            for ids in tokenizer.spellings(sorted({form for word in wording.banned for form in _cases(word)}))
+            if any(_PART_OF_A_CHARACTER in self._pieces.get(token, "") for token in ids)
+        ]
         self._pools = self._make_pools(wording.prefer)
 
     def apply(self, rows: NDArray[np.float32], written: Sequence[Sequence[int]]) -> None:
         """Move and ban, in place.
 
         The probability of a word that has another one preferred to it goes to that word, where each is one
-        token. Where one of them is several, its probability is not known before it is complete; it is then only
-        banned, and the search finds what to say instead.
+        token. Where one of them is several, its probability is not known before it is complete; it is then
+        only banned, and the search finds what to say instead.
 
         Args:
             rows: float32 (hypotheses, vocab_size), logits.
@@ -151,7 +182,7 @@ class WordRules:
         beginning = self._unfinished(tokens)
         rests = {word[len(beginning) :] for word in self._words if word.startswith(beginning)}
         banned = [token for rest in rests for token in self._inside.get(rest, ())]
-        # Tokens that are a part of a character have no text of their own; the usual spelling finds them.
+        # Parts of a character have no text of their own: only the usual spelling of the word finds them.
         for *start, last in self._sequences:
             if start and list(tokens[-len(start) :]) == start:
                 banned.append(last)
@@ -175,7 +206,9 @@ class WordRules:
         runs = [run.casefold() for run in _RUNS.findall(piece)]
         if piece[:1].isalnum():  # its first letters go on with a word: `_completing` looks at them
             runs = runs[1:]
-        return piece.strip().casefold() in self._words - {piece.casefold()} or not self._words.isdisjoint(runs)
+        return piece.strip().casefold() in self._words - {piece.casefold()} or not self._words.isdisjoint(
+            runs
+        )
 
     def _tokens_by_word(self) -> dict[str, list[int]]:
         """Tokens that are a word of their own, with the space before it, by that word."""

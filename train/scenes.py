@@ -72,7 +72,8 @@ class Scene:
     def captions(self) -> tuple[str, ...]:
         """Two sentences that say the same."""
         named = [
-            f"{'an' if shape.colour == 'orange' else 'a'} {shape.colour} {shape.kind}" for shape in self.shapes
+            f"{'an' if shape.colour == 'orange' else 'a'} {shape.colour} {shape.kind}"
+            for shape in self.shapes
         ]
         return " and ".join(named), f"there is {' next to '.join(named)}"
 
