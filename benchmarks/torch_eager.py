@@ -100,7 +100,7 @@ def beam_search(
         totals, last = best.gather(1, kept), tokens.gather(1, kept).view(-1, 1)
         chosen = rows.gather(1, kept).flatten()
         written = torch.cat([written[chosen], last], dim=1)
-        past = [(key[chosen], value[chosen]) for key, value in past]
+        past = tuple(tensor[chosen] for tensor in past)
     return [search.best() for search in searches]
 
 

@@ -49,12 +49,10 @@ def write_card(
 
 def _model(recipe: Recipe, training: Mapping[str, Any], generation: GenerationSettings) -> tuple[str, ...]:
     encoder, decoder = recipe.encoder, recipe.decoder
-    size, start = encoder.image_size, f"; started from `{encoder.weights}`" if encoder.weights else ""
+    start = f"; started from `{encoder.weights}`" if encoder.weights else ""
     return (
-        f"Encoder: ViT, {size} x {size} pixels, patches of {encoder.patch_size}, width {encoder.width}, "
-        f"{encoder.depth} blocks{start}.",
-        f"Decoder: Transformer, width {decoder.width}, {decoder.depth} blocks, "
-        f"{training.get('vocabulary', '?')} tokens ({recipe.tokenizer.kind}).",
+        f"Encoder: {encoder.describe()}{start}.",
+        f"Decoder: {decoder.describe()}, {training.get('vocabulary', '?')} tokens ({recipe.tokenizer.kind}).",
         f"Defaults: {generation.num_beams} beams, at most {generation.max_new_tokens} tokens, "
         f"length penalty {generation.length_penalty}.",
     )

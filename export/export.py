@@ -15,7 +15,6 @@ from kiloword.export.graphs import (
     ENCODER_FILE,
     DecoderGraph,
     EncoderGraph,
-    attention_spec,
     decoder_spec,
     encoder_spec,
 )
@@ -134,7 +133,7 @@ def find_checkpoint(given: Path | None) -> Path:
 def _export_fp32(checkpoint: Checkpoint, directory: Path) -> Parity:
     """Exports both graphs, checks them against torch and writes the bundle."""
     directory.mkdir()
-    model, vocab_size = checkpoint.model, checkpoint.model.decoder.config.vocab_size
+    model, vocab_size = checkpoint.model, checkpoint.model.decoder.vocab_size
     for module, spec, positional in (
         (EncoderGraph(model), encoder_spec(model), 1),
         (DecoderGraph(model.decoder), decoder_spec(model), 2),
@@ -187,8 +186,8 @@ def _write_bundle(
         name=recipe.name,
         precision=precision,
         architecture={
-            "encoder": "vit",
-            "decoder": "transformer",
+            "encoder": recipe.encoder.kind,
+            "decoder": recipe.decoder.kind,
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
         },
         image=image_spec(recipe),
@@ -196,7 +195,7 @@ def _write_bundle(
         generation=recipe.generation,
         encoder=encoder_spec(model),
         decoder=decoder_spec(model),
-        attention=attention_spec(model),
+        attention=model.decoder.attention_spec(),
         files={},
         provenance=origin,
         report=dict(report),
@@ -213,5 +212,5 @@ def _token_spec(checkpoint: Checkpoint) -> TokenSpec:
         pad_token_id=ids.pad,
         prompt_token_ids=(ids.bos,),
         suppressed_token_ids=(ids.pad, ids.bos, ids.unk),
-        max_sequence_length=checkpoint.model.decoder.config.max_length,
+        max_sequence_length=checkpoint.model.decoder.config.longest,
     )

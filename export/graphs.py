@@ -1,68 +1,44 @@
 """The two graphs of a bundle as torch modules, with the inputs and outputs that `bundle.json` declares.
 
 Shape legend:
-    - B: pictures, K: beams, L: new tokens, P: past tokens, R: past rows, N: image tokens, H: heads,
-      D: width of one head, V: vocabulary
+    - B: pictures, K: beams, L: new tokens, R: past rows, V: vocabulary
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
-from kiloword.runtime.manifest import PAST_LENGTH_AXIS, AttentionSpec, GraphSpec, TensorSpec
-from kiloword.train.models.attention import KeyValue
+from kiloword.runtime.manifest import GraphSpec, TensorSpec
 from kiloword.train.models.captioner import CaptionModel
-from kiloword.train.models.decoder import TransformerDecoder
-from kiloword.train.models.vit import PatchEmbedding
+from kiloword.train.models.decoder import Decoder
 
 ENCODER_FILE, DECODER_FILE = "encoder.onnx", "decoder.onnx"
 
 
 class EncoderGraph(nn.Module):
-    """uint8 pixels -> cross-attention keys and values of every decoder block, once per image."""
+    """uint8 pixels -> what the decoder needs of the picture, once per image."""
 
     def __init__(self, model: CaptionModel) -> None:
         super().__init__()
-        self.model = model
-        self.patches = FoldedPatchEmbedding(model.encoder.patch_embed)
+        self.encoder = model.encoder.for_export()
+        self.decoder = model.decoder
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        """(B, height, width, 3) uint8 -> for each block key and value, (B, H, N, D) float32."""
-        hidden = self.model.encoder.with_positions(self.patches(pixels))
-        return _flat(self.model.decoder.image_context(self.model.encoder.forward_from(hidden, 0)))
-
-
-class FoldedPatchEmbedding(nn.Module):
-    """The patch projection with the normalisation of the pixels multiplied into its weights beforehand."""
-
-    def __init__(self, patches: PatchEmbedding) -> None:
-        super().__init__()
-        weight, bias = patches.folded()
-        self.patch_size = patches.patch_size
-        # Detached, because the exporter asks each tensor for its gradient, and a computed one then warns.
-        self.register_buffer("weight", weight.detach().t().contiguous())
-        self.register_buffer("bias", bias.detach())
-        self.weight: Tensor
-        self.bias: Tensor
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """uint8 (B, height, width, 3) -> float32 (B, patches, W)."""
-        return PatchEmbedding.cut(pixels, self.patch_size).float() @ self.weight + self.bias
+        """(B, height, width, 3) uint8 -> what ``Decoder.context_specs`` declares, float32."""
+        return self.decoder.image_context(self.encoder(pixels))
 
 
 class DecoderGraph(nn.Module):
     """One graph for the prompt and for each step after it: the past may have length 0."""
 
-    def __init__(self, decoder: TransformerDecoder) -> None:
+    def __init__(self, decoder: Decoder) -> None:
         super().__init__()
         self.decoder = decoder
-        # The output matrix is the embedding transposed. Exported tied, it becomes a Transpose before each
+        self.contexts = sum(spec.starts is None for spec in decoder.context_specs())
+        # The output matrix may be the embedding transposed. Exported tied, it becomes a Transpose before each
         # product, and a quantizer that looks for constant weights passes over the decoder's largest matrix.
-        self.register_buffer("output_matrix", decoder.token_embedding.weight.detach().t().contiguous())
+        self.register_buffer("output_matrix", decoder.output_weight.detach().t().contiguous())
 
     def forward(self, input_ids: Tensor, beam_rows: Tensor, *context_and_past: Tensor) -> tuple[Tensor, ...]:
         """Reads new tokens.
@@ -70,86 +46,61 @@ class DecoderGraph(nn.Module):
         Args:
             input_ids: int64 (B, K, L).
             beam_rows: int64 (B, K), the row of the past that each hypothesis continues.
-            context_and_past: for each block the image's key and value (B, H, N, D), then for each block the
-                past key and value (R, H, P, D).
+            context_and_past: the context, axis 0 is B, then the past, axis 0 is R.
 
         Returns:
-            logits (B, K, V) of the last position; for each block key and value (B * K, H, P + L, D); for each
-            block its cross-attention queries (B * K, L, W). Where it looks can be computed from these by who
-            wants to know, and they cost nothing; attention weights as an output would be computed in every
-            step, for onnxruntime runs a graph as a whole, whatever is fetched.
+            logits (B, K, V) of the last position; the state, axis 0 is B * K; what says where it looked.
         """
-        pairs = list(zip(context_and_past[::2], context_and_past[1::2], strict=True))
-        context, past = pairs[: self.decoder.config.depth], pairs[self.decoder.config.depth :]
+        context, past = context_and_past[: self.contexts], context_and_past[self.contexts :]
         rows = beam_rows.flatten()
-        continued = [(key.index_select(0, rows), value.index_select(0, rows)) for key, value in past]
-        queries: list[Tensor] = []
-        hidden, present = self.decoder(input_ids.flatten(0, 1), context, continued, queries)
-        logits = hidden[:, -1] @ self.output_matrix + self.decoder.output_bias
-        return (logits.unflatten(0, input_ids.shape[:2]), *_flat(present), *queries)
+        continued = tuple(tensor.index_select(0, rows) for tensor in past)
+        reading = self.decoder.read(input_ids.flatten(0, 1), context, continued)
+        logits = reading.hidden[:, -1] @ self.output_matrix + self.decoder.output_bias
+        looks = [
+            _last(look, input_ids) if spec.role == "cross_attention" else look
+            for spec, look in zip(self.decoder.look_specs(), reading.looks, strict=True)
+        ]
+        return (logits.unflatten(0, input_ids.shape[:2]), *reading.state, *looks)
 
 
-def _flat(pairs: Sequence[KeyValue]) -> tuple[Tensor, ...]:
-    return tuple(tensor for pair in pairs for tensor in pair)
+def _last(look: Tensor, input_ids: Tensor) -> Tensor:
+    """Attention at the last position: (B * K, L, N) -> (B, K, N)."""
+    return look[:, -1].unflatten(0, input_ids.shape[:2])
 
 
 def encoder_spec(model: CaptionModel) -> GraphSpec:
     """What `encoder.onnx` takes and gives."""
     size = model.encoder.config.image_size
     pixels = TensorSpec("pixels", "pixels", "uint8", ("batch_size", size, size, 3))
-    return GraphSpec(ENCODER_FILE, (pixels,), _context_specs(model, feeds=True))
+    outputs = [
+        TensorSpec(
+            spec.name,
+            "recurrent" if spec.starts else "context",
+            "float32",
+            ("batch_size", *spec.axes),
+            feeds=spec.starts or spec.name,
+        )
+        for spec in model.decoder.context_specs()
+    ]
+    return GraphSpec(ENCODER_FILE, (pixels,), tuple(outputs))
 
 
 def decoder_spec(model: CaptionModel) -> GraphSpec:
     """What `decoder.onnx` takes and gives."""
-    config = model.decoder.config
-    ids = TensorSpec("input_ids", "token_ids", "int64", ("batch_size", "num_beams", "sequence_length"))
+    decoder = model.decoder
+    length: int | str = 1 if decoder.token_by_token else "sequence_length"
+    ids = TensorSpec("input_ids", "token_ids", "int64", ("batch_size", "num_beams", length))
     rows = TensorSpec("beam_rows", "beam_rows", "int64", ("batch_size", "num_beams"))
-    logits = TensorSpec("logits", "logits", "float32", ("batch_size", "num_beams", config.vocab_size))
-    past, present = [], []
-    for name in _pair_names(config.depth):
-        past_axes = ("past_rows", config.heads, PAST_LENGTH_AXIS, config.head_width)
-        past.append(TensorSpec(f"past_key_values.{name}", "cache", "float32", past_axes))
-        axes = ("rows", config.heads, "total_sequence_length", config.head_width)
-        present.append(TensorSpec(f"present.{name}", "cache", "float32", axes, feeds=past[-1].name))
-    query_axes = ("rows", "sequence_length", config.width)
-    queries = [TensorSpec(name, "cross_query", "float32", query_axes) for name in _query_names(config.depth)]
-    return GraphSpec(
-        DECODER_FILE,
-        (ids, rows, *_context_specs(model, feeds=False), *past),
-        (logits, *present, *queries),
-    )
-
-
-def attention_spec(model: CaptionModel) -> AttentionSpec:
-    """Which picture of where it looked can be drawn from the decoder's queries: all blocks, all heads."""
-    side = math.isqrt(model.encoder.config.tokens)  # the tokens are a square, and the class token before it
-    return AttentionSpec(
-        grid_height=side,
-        grid_width=side,
-        leading_tokens=model.encoder.config.tokens - side * side,
-        queries={
-            name: f"cross_key_values.{index}.key"
-            for index, name in enumerate(_query_names(model.decoder.config.depth))
-        },
-    )
-
-
-def _query_names(depth: int) -> list[str]:
-    return [f"cross_query.{index}" for index in range(depth)]
-
-
-def _context_specs(model: CaptionModel, *, feeds: bool) -> tuple[TensorSpec, ...]:
-    config = model.decoder.config
-    axes = ("batch_size", config.heads, model.encoder.config.tokens, config.head_width)
-    names = [f"cross_key_values.{name}" for name in _pair_names(config.depth)]
-    return tuple(
-        TensorSpec(name, "context", "float32", axes, feeds=name if feeds else None) for name in names
-    )
-
-
-def _pair_names(depth: int) -> list[str]:
-    return [f"{index}.{kind}" for index in range(depth) for kind in ("key", "value")]
+    logits = TensorSpec("logits", "logits", "float32", ("batch_size", "num_beams", decoder.vocab_size))
+    context = [
+        TensorSpec(spec.name, "context", "float32", ("batch_size", *spec.axes))
+        for spec in decoder.context_specs()
+        if spec.starts is None
+    ]
+    states = decoder.state_specs()
+    inputs = (ids, rows, *context, *(state.past for state in states))
+    outputs = (logits, *(state.present for state in states), *decoder.look_specs())
+    return GraphSpec(DECODER_FILE, inputs, outputs)
 
 
 def example_inputs(spec: GraphSpec, sizes: dict[str, int], seed: int = 0) -> list[Tensor]:

@@ -15,10 +15,10 @@ from torch import nn
 
 from kiloword.export.graphs import DecoderGraph, EncoderGraph, decoder_spec, encoder_spec, example_inputs
 from kiloword.runtime.errors import ParityError
-from kiloword.runtime.manifest import GraphSpec
+from kiloword.runtime.manifest import STATE_ROLES, GraphSpec
 from kiloword.runtime.threads import default_threads
 from kiloword.train.models.captioner import CaptionModel
-from kiloword.train.models.decoder import DecoderConfig
+from kiloword.train.models.decoder import Decoder
 
 TOLERANCE = 2e-4
 """Largest difference, absolute and relative, in fp32: summation orders differ, nothing else may."""
@@ -56,24 +56,25 @@ def check_parity(model: CaptionModel, directory: Path) -> Parity:
     encoder, decoder = _open(directory, first), _open(directory, second)
     worst = [_compare(EncoderGraph(model).eval(), encoder, first, case) for case in _ENCODER_CASES]
     module = DecoderGraph(model.decoder).eval()
-    worst += [_compare(module, decoder, second, case) for case in decoder_cases(model.decoder.config)]
-    worst.append(_compare_cached(model.decoder.config, decoder, second))
+    worst += [_compare(module, decoder, second, case) for case in decoder_cases(model.decoder)]
+    worst.append(_compare_cached(model.decoder, decoder, second))
     return Parity(len(worst), max(worst))
 
 
-def decoder_cases(config: DecoderConfig) -> list[dict[str, int]]:
+def decoder_cases(decoder: Decoder) -> list[dict[str, int]]:
     """Sizes of the axes; none reads more tokens than the decoder has positions for."""
     cases = []
     for batch, beams, length, rows, past in _DECODER_CASES:
-        new = min(length, config.max_length)
+        longest = decoder.config.longest or length + past
+        new = min(length, longest)
         cases.append(
             {
                 "batch_size": batch,
                 "num_beams": beams,
                 "sequence_length": new,
                 "past_rows": rows,
-                "past_sequence_length": min(past, config.max_length - new),
-                "vocab_size": config.vocab_size,
+                "past_sequence_length": min(past, longest - new),
+                "vocab_size": decoder.vocab_size,
             }
         )
     return cases
@@ -90,8 +91,7 @@ def _compare(
     module: nn.Module, session: onnxruntime.InferenceSession, spec: GraphSpec, case: dict[str, int]
 ) -> float:
     inputs = example_inputs(spec, case, seed=sum(case.values()))
-    with torch.inference_mode():
-        expected = [tensor.numpy() for tensor in module(*inputs)]
+    expected = _in_torch(module, [tensor.numpy() for tensor in inputs])
     feeds = {item.name: tensor.numpy() for item, tensor in zip(spec.inputs, inputs, strict=True)}
     what = f"{spec.file} with {case}"
     names = [item.name for item in spec.outputs]
@@ -112,37 +112,49 @@ def _run(
     return results
 
 
-def _compare_cached(config: DecoderConfig, session: onnxruntime.InferenceSession, spec: GraphSpec) -> float:
-    """Token by token with a cache, beams reordered on the way, against reading whole sentences at once."""
-    length = min(_CACHED_LENGTH, config.max_length)
+def _compare_cached(decoder: Decoder, session: onnxruntime.InferenceSession, spec: GraphSpec) -> float:
+    """Token by token with a state, beams reordered on the way, against reading whole sentences at once.
+
+    Whole sentences are read by torch, and by the graph too where it can.
+    """
+    length = min(_CACHED_LENGTH, decoder.config.longest or _CACHED_LENGTH)
     sizes = {
         "batch_size": 2,
         "num_beams": 2,
         "sequence_length": length,
         "past_rows": 4,
         "past_sequence_length": 0,
-        "vocab_size": config.vocab_size,
+        "vocab_size": decoder.vocab_size,
     }
     inputs = example_inputs(spec, sizes, seed=7)
     feeds = {item.name: tensor.numpy() for item, tensor in zip(spec.inputs, inputs, strict=True)}
-    ids, beam_rows = feeds["input_ids"], np.arange(4, dtype=np.int64).reshape(2, 2)
+    ids = np.random.default_rng(7).integers(0, decoder.vocab_size, (2, 2, length))
+    start = beam_rows = np.arange(4, dtype=np.int64).reshape(2, 2)
     swapped = beam_rows[:, ::-1].copy()
     names = [item.name for item in spec.outputs]
-    empty = {item.name: feeds[item.name] for item in spec.inputs_of("cache")}
-    worst, past = 0.0, empty
+    past = first = {item.name: feeds[item.name] for item in spec.inputs_of(*STATE_ROLES)}
     context = {item.name: feeds[item.name] for item in spec.inputs_of("context")}
+    module, worst = DecoderGraph(decoder).eval(), 0.0
     for step in range(length):
-        rows = swapped if step == length // 2 else beam_rows
+        rows = beam_rows
         if step == length // 2:  # from here on each sentence goes on with the other one's beginning
             ids = np.concatenate([ids[:, ::-1, :step], ids[:, :, step:]], axis=2)
+            rows = start = swapped
         new = {"input_ids": ids[:, :, step : step + 1], "beam_rows": rows}
         what = f"cached step {step} of {spec.file}"
         outputs = _run(session, names, {**new, **context, **past}, what)
         past = {item.feeds: value for item, value in zip(spec.outputs, outputs, strict=True) if item.feeds}
-        all_so_far = {"input_ids": ids[:, :, : step + 1], "beam_rows": beam_rows}
-        whole = _run(session, ["logits"], {**all_so_far, **context, **empty}, what)
-        worst = max(worst, _largest_difference(["logits"], whole, outputs[:1], what))
+        whole = {"input_ids": ids[:, :, : step + 1], "beam_rows": start, **context, **first}
+        readings = [_in_torch(module, [whole[item.name] for item in spec.inputs])[:1]]
+        if not decoder.token_by_token:
+            readings.append(_run(session, ["logits"], whole, what))
+        worst = max(worst, *(_largest_difference(["logits"], item, outputs[:1], what) for item in readings))
     return worst
+
+
+def _in_torch(module: nn.Module, inputs: Sequence[NDArray[Any]]) -> list[NDArray[np.float32]]:
+    with torch.inference_mode():
+        return [tensor.numpy() for tensor in module(*(torch.from_numpy(item) for item in inputs))]
 
 
 def _largest_difference(

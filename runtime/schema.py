@@ -28,7 +28,9 @@ def read_record(cls: type[Record], data: object, where: str, problems: list[str]
 
     Args:
         cls: A dataclass whose fields are annotated with str, int, float, bool, None, Literal, unions of
-            these, ``tuple[X, ...]``, ``Mapping[str, X]``, ``Any`` or other such dataclasses.
+            these, ``tuple[X, ...]``, ``Mapping[str, X]``, ``Any`` or other such dataclasses. A class that
+            defines ``kinds()`` stands for the classes that this returns by name: the key ``kind`` of the
+            data chooses among them, by default the first.
         data: What ``json.load`` returned.
         where: Name of this place in the file, for messages, such as ``decoder.inputs[0]``.
         problems: Gets one sentence for each thing that is wrong.
@@ -47,6 +49,9 @@ def read_record(cls: type[Record], data: object, where: str, problems: list[str]
     if not isinstance(data, Mapping):
         problems.append(f"{where}: expected an object, found {_shown(data)}")
         return None
+    if "kinds" in vars(cls):
+        chosen = _kind_of(cls, data, where, problems)
+        return None if chosen is None else read_record(chosen, data, where, problems)
     known = {field.name: field for field in fields(cls)}  # type: ignore[arg-type]
     before = len(problems)
     problems.extend(f"{where} has the unknown key {key!r}" for key in data if key not in known)
@@ -59,6 +64,17 @@ def read_record(cls: type[Record], data: object, where: str, problems: list[str]
     missing = [name for name, field in known.items() if name not in data and _is_required(field)]
     problems.extend(f"{where} lacks the key {name!r}" for name in missing)
     return None if len(problems) > before else cls(**values)
+
+
+def _kind_of(
+    cls: type[Record], data: Mapping[Any, Any], where: str, problems: list[str]
+) -> type[Record] | None:
+    kinds: Mapping[str, type[Record]] = cls.kinds()  # type: ignore[attr-defined]
+    kind = data.get("kind", next(iter(kinds)))
+    if isinstance(kind, str) and kind in kinds:
+        return kinds[kind]
+    problems.append(f"{where}.kind: expected one of {', '.join(map(repr, kinds))}, found {_shown(kind)}")
+    return None
 
 
 def _is_required(field: Field[Any]) -> bool:

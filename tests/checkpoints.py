@@ -20,11 +20,11 @@ from kiloword.export.export import export_bundle
 from kiloword.runtime.manifest import GenerationSettings
 from kiloword.train.checkpoint import build_model, save_model
 from kiloword.train.models.captioner import CaptionModel
+from kiloword.train.models.transformer import TransformerConfig
+from kiloword.train.models.vit import VitConfig
 from kiloword.train.recipe import (
     DataRecipe,
     DataSet,
-    DecoderRecipe,
-    EncoderRecipe,
     Recipe,
     Stage,
     TokenizerRecipe,
@@ -79,8 +79,8 @@ RECIPE = Recipe(
     ),
     stages=(Stage("none", passes=1, learning_rate=1e-3),),
     tokenizer=TokenizerRecipe(min_count=1, max_tokens=MAX_LENGTH),
-    encoder=EncoderRecipe(image_size=IMAGE_SIZE, patch_size=8, width=64, depth=2, heads=2),
-    decoder=DecoderRecipe(width=64, depth=2, heads=4, max_length=MAX_LENGTH, dropout=0.0),
+    encoder=VitConfig(image_size=IMAGE_SIZE, patch_size=8, width=64, depth=2, heads=2),
+    decoder=TransformerConfig(width=64, depth=2, heads=4, max_length=MAX_LENGTH, dropout=0.0),
     generation=GenerationSettings(num_beams=2, max_new_tokens=12),
 )
 

@@ -23,8 +23,6 @@ from torch import Tensor
 
 from kiloword.runtime.errors import ConfigError, KilowordError
 from kiloword.train.models.captioner import CaptionModel
-from kiloword.train.models.decoder import DecoderConfig
-from kiloword.train.models.vit import VitConfig
 from kiloword.train.recipe import Recipe, recipe_from_table
 
 FORMAT_VERSION = 1
@@ -51,31 +49,11 @@ class Checkpoint:
 
 def build_model(recipe: Recipe, vocab_size: int) -> CaptionModel:
     """A captioner with fresh weights, as the recipe describes it."""
-    encoder = VitConfig(
-        image_size=recipe.encoder.image_size,
-        patch_size=recipe.encoder.patch_size,
-        width=recipe.encoder.width,
-        depth=recipe.encoder.depth,
-        heads=recipe.encoder.heads,
-        merge_after=recipe.encoder.merge_after,
-        drop_path=recipe.encoder.drop_path,
-        pixel_mean=recipe.encoder.pixel_mean,
-        pixel_std=recipe.encoder.pixel_std,
-    )
-    decoder = DecoderConfig(
-        vocab_size=vocab_size,
-        image_width=recipe.encoder.width,
-        width=recipe.decoder.width,
-        depth=recipe.decoder.depth,
-        heads=recipe.decoder.heads,
-        max_length=recipe.decoder.max_length,
-        dropout=recipe.decoder.dropout,
-    )
-    return CaptionModel(encoder, decoder)
+    return CaptionModel(recipe.encoder, recipe.decoder, vocab_size)
 
 
 def load_encoder_weights(model: CaptionModel, path: Path) -> None:
-    """Starts the encoder from weights named as in timm; a classification head is left out.
+    """Starts the encoder from published weights; what it does not need, such as a classifier, is left out.
 
     Raises:
         ConfigError: the file is no safetensors file, or its tensors are not those of this encoder.
@@ -84,9 +62,9 @@ def load_encoder_weights(model: CaptionModel, path: Path) -> None:
         weights = load_file(path)
     except (OSError, SafetensorError) as error:
         raise ConfigError([f"encoder.weights: not a safetensors file: {error}"], path=path) from error
-    weights = {name: tensor for name, tensor in weights.items() if not name.startswith("head.")}
+    weights = model.encoder.adapted(weights)
     wanted = model.encoder.state_dict()
-    fresh = {name for name in wanted if name.startswith("merge.")}  # no published weights have it
+    fresh = {name for name in wanted if model.encoder.may_start_fresh(name)}
     problems = [f"lacks {name}" for name in wanted.keys() - weights.keys() - fresh]
     problems += [f"has {name}, which this encoder does not" for name in weights.keys() - wanted.keys()]
     problems += [
@@ -150,7 +128,10 @@ def save_model(
         half: store float16, half the bytes; the weights are float32 again when loaded.
     """
     partial = _fresh_sibling(directory)
-    stored = {name: tensor.half() if half else tensor for name, tensor in weights.items()}
+    stored = {
+        name: tensor.half() if half and tensor.is_floating_point() else tensor
+        for name, tensor in weights.items()
+    }
     save_file({name: tensor.contiguous().cpu() for name, tensor in stored.items()}, partial / MODEL_FILE)
     if tokenizer is not None:
         tokenizer.save(str(partial / TOKENIZER_FILE))

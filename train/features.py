@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from kiloword.train.arrays import cached_array
-from kiloword.train.models.vit import VisionTransformer
+from kiloword.train.models.encoder import Encoder
 from kiloword.train.pictures import Pixels, Progress, mirrored, random_views
 
 Features = NDArray[np.float16]
@@ -23,7 +23,7 @@ _BATCH = 32
 
 
 def cache_features(
-    encoder: VisionTransformer,
+    encoder: Encoder,
     pixels: Pixels,
     pixels_key: str,
     block: int,
@@ -31,7 +31,7 @@ def cache_features(
     cache: Path,
     progress: Progress,
 ) -> Features:
-    """The hidden state before ``block`` for each view of each photo.
+    """The hidden state after ``block`` blocks for each view of each photo.
 
     Args:
         encoder: its lower ``block`` blocks are run, without gradients.
@@ -43,7 +43,7 @@ def cache_features(
         progress: told how far it is.
 
     Returns:
-        float16 (views, photos, tokens, width), read-only, memory-mapped.
+        float16 (views, photos, *the encoder's hidden shape), read-only, memory-mapped.
 
     Raises:
         ConfigError: the disk has no room for them.
@@ -58,7 +58,7 @@ def cache_features(
                 progress("encoding photos", view * len(pixels) + start + len(photos), views * len(pixels))
 
     target = cache / f"features-{_features_key(encoder, pixels_key, block, views)}.npy"
-    shape = (views, len(pixels), encoder.config.tokens_before(block), encoder.config.width)
+    shape = (views, len(pixels), *encoder.hidden_shape(block))
     return cached_array(target, shape, np.float16, fill)
 
 
@@ -76,16 +76,21 @@ def view_of(pixels: Tensor, view: int, seed: int) -> Tensor:
 
 
 @torch.inference_mode()
-def hidden_states(encoder: VisionTransformer, pixels: Tensor, block: int) -> Tensor:
-    """The encoder's hidden state before ``block``, float16 on the CPU: (B, tokens, width)."""
-    device = encoder.pos_embed.device
+def hidden_states(encoder: Encoder, pixels: Tensor, block: int) -> Tensor:
+    """The encoder's hidden state after ``block`` blocks, float16 on the CPU: (B, *hidden shape)."""
+    device = device_of(encoder)
     return encoder.eval().forward_until(pixels.to(device), block).half().cpu()
 
 
-def _features_key(encoder: VisionTransformer, pixels_key: str, block: int, views: int) -> str:
+def device_of(module: nn.Module) -> torch.device:
+    """Where a module's parameters are."""
+    return next(module.parameters()).device
+
+
+def _features_key(encoder: Encoder, pixels_key: str, block: int, views: int) -> str:
     """A hash of everything the features depend on, the frozen weights included."""
     digest = hashlib.sha256(f"{pixels_key}|{block}|{views}|{encoder.config}".encode())
     for name, weight in sorted(encoder.state_dict().items()):
-        if not name.startswith("blocks.") or int(name.split(".")[1]) < block:
+        if encoder.level_of(name) <= block:
             digest.update(weight.detach().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -147,7 +147,10 @@ class _Run:
         decay = min(self.recipe.optimizer.average_decay, (1 + step) / (10 + step))
         with torch.no_grad():
             for name, tensor in self.model.state_dict().items():
-                self.average[name].lerp_(tensor, 1 - decay)
+                if tensor.is_floating_point():
+                    self.average[name].lerp_(tensor, 1 - decay)
+                else:  # a batch norm counts its batches
+                    self.average[name].copy_(tensor)
 
     def _report(self, stage: Stage, loss: float, factor: float, items_per_second: float) -> None:
         step = self.position.step

@@ -112,12 +112,13 @@ def caption_loss(
         label_smoothing: share of the probability that is spread over the whole vocabulary.
 
     Returns:
-        A scalar, in nats.
+        A scalar, in nats, with what the decoder adds for where it looked.
     """
     target = tokens[:, :, 1:]
     # The model is never taught to write <unk>, and padding is not worth a product with the vocabulary.
     counts = (target != ids.pad) & (target != ids.unk)
-    hidden = model(features, tokens[:, :, :-1])
-    return F.cross_entropy(
-        model.decoder.logits(hidden[counts]).float(), target[counts], label_smoothing=label_smoothing
-    )
+    counts = counts.flatten(0, 1)
+    reading = model.read(features, tokens[:, :, :-1])
+    logits = model.decoder.logits(reading.hidden[counts]).float()
+    loss = F.cross_entropy(logits, target.flatten(0, 1)[counts], label_smoothing=label_smoothing)
+    return loss + model.decoder.penalty(reading.looks, counts)

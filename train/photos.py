@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kiloword.runtime.manifest import ImageSpec
-from kiloword.train.features import Features, cache_features, is_mirrored
-from kiloword.train.models.vit import VisionTransformer
+from kiloword.train.features import Features, cache_features, device_of, is_mirrored
+from kiloword.train.models.encoder import Encoder
 from kiloword.train.pictures import Pixels, Progress, pack_photos, photos_key, random_views
 
 
@@ -28,16 +28,14 @@ class Photos:
     block: int = 0
     """Number of frozen blocks."""
     hidden: Features | None = None
-    """float16 (views, photos, tokens, width), the state before ``block``."""
+    """float16 (views, photos, *hidden shape), the state after ``block`` blocks."""
 
     @classmethod
     def load(cls, files: Sequence[Path], spec: ImageSpec, cache: Path, progress: Progress) -> Photos:
         """Decodes the photos, or maps what an earlier run decoded."""
         return cls(pack_photos(files, spec, cache, progress), photos_key(files, spec))
 
-    def frozen_at(
-        self, encoder: VisionTransformer, block: int, views: int, cache: Path, progress: Progress
-    ) -> Photos:
+    def frozen_at(self, encoder: Encoder, block: int, views: int, cache: Path, progress: Progress) -> Photos:
         """The same photos, seen through ``block`` frozen blocks; unchanged when ``block`` is 0."""
         if block == 0:
             return Photos(self.pixels, self.key)
@@ -49,9 +47,7 @@ class Photos:
         """Views to choose from; with pixels, as they are and mirrored, each cropped anew every time."""
         return 2 if self.hidden is None else len(self.hidden)
 
-    def features(
-        self, encoder: VisionTransformer, rows: NDArray[np.int64], views: NDArray[np.int64]
-    ) -> Tensor:
+    def features(self, encoder: Encoder, rows: NDArray[np.int64], views: NDArray[np.int64]) -> Tensor:
         """Features of some photos in training, with gradients where the encoder learns.
 
         Args:
@@ -62,7 +58,7 @@ class Photos:
         Returns:
             (B, tokens, width) float, on the encoder's device.
         """
-        device = encoder.pos_embed.device
+        device = device_of(encoder)
         if self.hidden is not None:
             hidden = torch.from_numpy(self.hidden[views, rows])
             return encoder.forward_from(hidden.to(device, torch.float32), self.block)
@@ -70,9 +66,9 @@ class Photos:
         mirror = torch.tensor([is_mirrored(int(view)) for view in views])
         return encoder(random_views(pixels, torch.default_generator, mirror).to(device))  # type: ignore[no-any-return]
 
-    def plain_features(self, encoder: VisionTransformer, rows: slice) -> Tensor:
+    def plain_features(self, encoder: Encoder, rows: slice) -> Tensor:
         """Features of some photos as they are, for validation: (B, tokens, width) float."""
-        device = encoder.pos_embed.device
+        device = device_of(encoder)
         if self.hidden is not None:
             hidden = torch.from_numpy(np.array(self.hidden[0, rows]))
             return encoder.forward_from(hidden.to(device, torch.float32), self.block)

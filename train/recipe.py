@@ -14,6 +14,11 @@ from typing import Any, Literal
 from kiloword.runtime.errors import ConfigError
 from kiloword.runtime.manifest import GenerationSettings
 from kiloword.runtime.schema import read_record
+from kiloword.train.checks import too_small
+from kiloword.train.models.decoder import DecoderConfig
+from kiloword.train.models.encoder import EncoderConfig
+from kiloword.train.models.transformer import TransformerConfig
+from kiloword.train.models.vit import VitConfig
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -38,8 +43,8 @@ class DataSet:
 
     def problems(self) -> list[str]:
         """Values that make no sense."""
-        found = _too_small(self, 1, "repeat")
-        return found + ([] if self.limit is None else _too_small(self, 1, "limit"))
+        found = too_small(self, 1, "repeat")
+        return found + ([] if self.limit is None else too_small(self, 1, "limit"))
 
 
 @dataclass(frozen=True)
@@ -81,70 +86,7 @@ class TokenizerRecipe:
 
     def problems(self) -> list[str]:
         """Values that make no sense."""
-        return _too_small(self, 1, "min_count", "vocab_size") + _too_small(self, 3, "max_tokens")
-
-
-@dataclass(frozen=True)
-class EncoderRecipe:
-    """The ViT encoder."""
-
-    weights: str | None = None
-    """safetensors file with timm's names, relative to ``data.root``; by default the weights start random."""
-    image_size: int = 224
-    patch_size: int = 16
-    width: int = 192
-    depth: int = 12
-    heads: int = 3
-    merge_after: int = 0
-    """Blocks after which every 2 x 2 patches become one token; 0: never."""
-    drop_path: float = 0.0
-    pixel_mean: tuple[float, ...] = (0.5, 0.5, 0.5)
-    pixel_std: tuple[float, ...] = (0.5, 0.5, 0.5)
-
-    def problems(self) -> list[str]:
-        """Values that make no sense."""
-        found = _too_small(self, 1, "image_size", "patch_size", "width", "depth", "heads")
-        if found:
-            return found
-        if self.image_size % self.patch_size:
-            found.append(f"patch_size {self.patch_size} does not divide image_size {self.image_size}")
-        if self.width % self.heads:
-            found.append(f"heads {self.heads} does not divide width {self.width}")
-        if not 0 <= self.merge_after < self.depth:
-            found.append(f"merge_after: expected 0 or more and less than depth, found {self.merge_after}")
-        if self.merge_after and self.image_size // self.patch_size % 2:
-            found.append(
-                "merge_after: expected an even number of patches on a side, found "
-                f"{self.image_size // self.patch_size}"
-            )
-        if not 0 <= self.drop_path < 1:
-            found.append(f"drop_path: expected 0 or more and less than 1, found {self.drop_path}")
-        for name in ("pixel_mean", "pixel_std"):
-            if len(getattr(self, name)) != 3:
-                found.append(f"{name}: expected 3 numbers, found {len(getattr(self, name))}")
-        if 0 in self.pixel_std:
-            found.append("pixel_std: expected numbers other than 0")
-        return found
-
-
-@dataclass(frozen=True)
-class DecoderRecipe:
-    """The Transformer decoder."""
-
-    width: int = 256
-    depth: int = 3
-    heads: int = 4
-    max_length: int = 40
-    dropout: float = 0.2
-
-    def problems(self) -> list[str]:
-        """Values that make no sense."""
-        found = _too_small(self, 1, "width", "depth", "heads", "max_length")
-        if not found and self.width % self.heads:
-            found.append(f"heads {self.heads} does not divide width {self.width}")
-        if not 0 <= self.dropout < 1:
-            found.append(f"dropout: expected 0 or more and less than 1, found {self.dropout}")
-        return found
+        return too_small(self, 1, "min_count", "vocab_size") + too_small(self, 3, "max_tokens")
 
 
 @dataclass(frozen=True)
@@ -177,8 +119,8 @@ class Stage:
 
     def problems(self) -> list[str]:
         """Values that make no sense."""
-        found = _too_small(self, 1, "passes", "batch_size", "captions_per_image", "views")
-        found += _too_small(self, 0, "encoder_learning_rate", "layer_decay", "warmup_steps")
+        found = too_small(self, 1, "passes", "batch_size", "captions_per_image", "views")
+        found += too_small(self, 0, "encoder_learning_rate", "layer_decay", "warmup_steps")
         if self.learning_rate <= 0:
             found.append(f"learning_rate: expected more than 0, found {self.learning_rate}")
         if not 0 <= self.label_smoothing < 1:
@@ -201,7 +143,7 @@ class OptimizerRecipe:
 
     def problems(self) -> list[str]:
         """Values that make no sense."""
-        found = _too_small(self, 0, "weight_decay")
+        found = too_small(self, 0, "weight_decay")
         if self.max_gradient_norm <= 0:
             found.append(f"max_gradient_norm: expected more than 0, found {self.max_gradient_norm}")
         for name in ("beta1", "beta2", "average_decay"):
@@ -222,7 +164,7 @@ class ValidationRecipe:
 
     def problems(self) -> list[str]:
         """Values that make no sense."""
-        return _too_small(self, 1, "every_passes") + _too_small(self, 0, "patience", "checkpoint_minutes")
+        return too_small(self, 1, "every_passes") + too_small(self, 0, "patience", "checkpoint_minutes")
 
 
 @dataclass(frozen=True)
@@ -241,8 +183,10 @@ class Recipe:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """``auto`` takes a CUDA device where there is one."""
     tokenizer: TokenizerRecipe = field(default_factory=TokenizerRecipe)
-    encoder: EncoderRecipe = field(default_factory=EncoderRecipe)
-    decoder: DecoderRecipe = field(default_factory=DecoderRecipe)
+    encoder: EncoderConfig = field(default_factory=VitConfig)
+    """``kind`` chooses it; each kind documents its own keys (`train.models.registry`)."""
+    decoder: DecoderConfig = field(default_factory=TransformerConfig)
+    """``kind`` chooses it; each kind documents its own keys (`train.models.registry`)."""
     optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
     validation: ValidationRecipe = field(default_factory=ValidationRecipe)
     generation: GenerationSettings = field(
@@ -252,28 +196,35 @@ class Recipe:
 
     def problems(self) -> list[str]:
         """Values that do not fit together."""
-        found = _too_small(self, 0, "seed") + ([] if self.threads is None else _too_small(self, 1, "threads"))
+        found = too_small(self, 0, "seed") + ([] if self.threads is None else too_small(self, 1, "threads"))
         for section in _SECTIONS:
             found += [f"{section}.{problem}" for problem in getattr(self, section).problems()]
         found += [] if self.stages else ["stages: expected at least one"]
         for index, stage in enumerate(self.stages):
             found += [f"stages[{index}].{problem}" for problem in stage.problems()]
-            if not 0 <= stage.frozen_blocks <= self.encoder.depth:
+            if not 0 <= stage.frozen_blocks <= self.encoder.levels:
                 found.append(
-                    f"stages[{index}].frozen_blocks: expected 0 to {self.encoder.depth}, "
+                    f"stages[{index}].frozen_blocks: expected 0 to {self.encoder.levels}, "
                     f"the encoder's depth, found {stage.frozen_blocks}"
                 )
-        if self.tokenizer.max_tokens > self.decoder.max_length:
+        found += self._length_problems()
+        found += [f"generation.{problem}" for problem in too_small(self.generation, 1, "num_beams")]
+        return found
+
+    def _length_problems(self) -> list[str]:
+        """Captions that the decoder could not read."""
+        longest, written = self.decoder.longest, self.generation.max_new_tokens
+        if longest is None:
+            return [f"generation.{problem}" for problem in too_small(self.generation, 1, "max_new_tokens")]
+        found = []
+        if self.tokenizer.max_tokens > longest:
             found.append(
-                f"tokenizer.max_tokens {self.tokenizer.max_tokens} is more than "
-                f"decoder.max_length {self.decoder.max_length}"
+                f"tokenizer.max_tokens {self.tokenizer.max_tokens} is more than decoder.max_length {longest}"
             )
-        if not 1 <= self.generation.max_new_tokens <= self.decoder.max_length:
+        if not 1 <= written <= longest:
             found.append(
-                f"generation.max_new_tokens: expected 1 to {self.decoder.max_length}, decoder.max_length, "
-                f"found {self.generation.max_new_tokens}"
+                f"generation.max_new_tokens: expected 1 to {longest}, decoder.max_length, found {written}"
             )
-        found += [f"generation.{problem}" for problem in _too_small(self.generation, 1, "num_beams")]
         return found
 
     def as_table(self) -> dict[str, Any]:
@@ -287,25 +238,16 @@ class Recipe:
 
 
 _Section = (
-    DataRecipe | TokenizerRecipe | EncoderRecipe | DecoderRecipe | Stage | OptimizerRecipe | ValidationRecipe
+    DataRecipe | TokenizerRecipe | EncoderConfig | DecoderConfig | Stage | OptimizerRecipe | ValidationRecipe
 )
 _SECTIONS: dict[str, type[_Section]] = {
     "data": DataRecipe,
     "tokenizer": TokenizerRecipe,
-    "encoder": EncoderRecipe,
-    "decoder": DecoderRecipe,
+    "encoder": EncoderConfig,
+    "decoder": DecoderConfig,
     "optimizer": OptimizerRecipe,
     "validation": ValidationRecipe,
 }
-
-
-def _too_small(record: object, least: int, *names: str) -> list[str]:
-    """A sentence for each of these fields that is less than ``least``."""
-    return [
-        f"{name}: expected {least} or more, found {getattr(record, name)}"
-        for name in names
-        if getattr(record, name) < least
-    ]
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:

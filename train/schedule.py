@@ -9,7 +9,7 @@ from collections import defaultdict
 import torch
 from torch import nn
 
-from kiloword.train.models.vit import VisionTransformer
+from kiloword.train.models.encoder import Encoder
 from kiloword.train.recipe import OptimizerRecipe, Stage
 
 
@@ -20,9 +20,8 @@ def make_optimizer(model: nn.Module, stage: Stage, settings: OptimizerRecipe) ->
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
     encoder = getattr(model, "encoder", None)  # a language model has none
-    depth = encoder.depth if isinstance(encoder, VisionTransformer) else 0
     for name, parameter in model.named_parameters():
-        rate = peak_rate(name, stage, depth)
+        rate = peak_rate(name, stage, encoder)
         parameter.requires_grad_(rate > 0)
         if rate > 0:
             decays = parameter.ndim >= 2 and not re.search(r"position_embedding|pos_embed|cls_token", name)
@@ -36,22 +35,14 @@ def make_optimizer(model: nn.Module, stage: Stage, settings: OptimizerRecipe) ->
     )
 
 
-def peak_rate(name: str, stage: Stage, depth: int) -> float:
+def peak_rate(name: str, stage: Stage, encoder: Encoder | None) -> float:
     """The highest rate of the parameter called ``name``; 0 when it is frozen in this stage."""
-    if not name.startswith("encoder."):
+    if encoder is None or not name.startswith("encoder."):
         return stage.learning_rate
-    position = _encoder_position(name, depth)
-    if position <= stage.frozen_blocks and stage.frozen_blocks > 0:
+    inner = name.removeprefix("encoder.")
+    if encoder.level_of(inner) <= stage.frozen_blocks and stage.frozen_blocks > 0:
         return 0.0
-    return stage.encoder_learning_rate * stage.layer_decay ** (depth - position)
-
-
-def _encoder_position(name: str, depth: int) -> int:
-    """0 for the embedding, 1 to ``depth`` for the blocks; norm and merging learn like the last."""
-    block = re.match(r"encoder\.blocks\.(\d+)\.", name)
-    if block:
-        return int(block.group(1)) + 1
-    return depth if name.startswith(("encoder.norm.", "encoder.merge.")) else 0
+    return stage.encoder_learning_rate * stage.layer_decay ** (encoder.levels - encoder.rate_level(inner))
 
 
 def rate_factor(step: int, steps: int, warmup: int) -> float:

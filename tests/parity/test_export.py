@@ -31,7 +31,7 @@ PHOTOS = 16
 TOLERANCE = 1e-4  # summation orders differ
 
 Pixels = NDArray[np.uint8]
-Context = list[tuple[torch.Tensor, torch.Tensor]]
+Context = tuple[torch.Tensor, ...]
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def test_encoder_values(tiny_export: TinyExport, pixels: Pixels, batch_size: int
     outputs = session.run(None, {"pixels": pixels[:batch_size]})
     with torch.inference_mode():
         expected = tiny_export.model.encode(torch.from_numpy(pixels[:batch_size]))
-    flat = [tensor.numpy() for pair in expected for tensor in pair]
+    flat = [tensor.numpy() for tensor in expected]
     for want, have in zip(flat, outputs, strict=True):
         np.testing.assert_allclose(have, want, rtol=TOLERANCE, atol=TOLERANCE)
 
@@ -159,12 +159,12 @@ def test_decoder_values(
         with torch.inference_mode():
             hidden, cache = model.decoder(
                 torch.from_numpy(ids[image, beam])[None],
-                [(seen[2 * i], seen[2 * i + 1]) for i in range(depth)],
-                [(own[2 * i], own[2 * i + 1]) for i in range(depth)],
+                tuple(seen),
+                tuple(own),
             )
             expected = model.decoder.logits(hidden[0, -1]).numpy()
         np.testing.assert_allclose(logits[image, beam], expected, rtol=TOLERANCE, atol=TOLERANCE)
-        for have, want in zip(present, [tensor for pair in cache for tensor in pair], strict=True):
+        for have, want in zip(present, cache, strict=True):
             np.testing.assert_allclose(have[row], want[0].numpy(), rtol=TOLERANCE, atol=TOLERANCE)
 
 

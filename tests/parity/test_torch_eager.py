@@ -12,7 +12,7 @@ from benchmarks.torch_eager import beam_search, greedy  # noqa: E402
 from kiloword.runtime.manifest import GenerationSettings  # noqa: E402
 from kiloword.train.captions import TokenIds  # noqa: E402
 from kiloword.train.models.captioner import CaptionModel  # noqa: E402
-from kiloword.train.models.decoder import DecoderConfig  # noqa: E402
+from kiloword.train.models.transformer import TransformerConfig  # noqa: E402
 from kiloword.train.models.vit import VitConfig  # noqa: E402
 
 pytestmark = pytest.mark.parity
@@ -26,8 +26,10 @@ BATCH = 3
 def model() -> CaptionModel:
     """A tiny captioner whose random weights are large, so that its probabilities differ."""
     torch.manual_seed(5)
-    decoder = DecoderConfig(vocab_size=VOCABULARY, image_width=16, width=16, depth=2, heads=2, max_length=8)
-    made = CaptionModel(VitConfig(image_size=32, patch_size=16, width=16, depth=1, heads=2), decoder).eval()
+    decoder = TransformerConfig(width=16, depth=2, heads=2, max_length=8)
+    made = CaptionModel(
+        VitConfig(image_size=32, patch_size=16, width=16, depth=1, heads=2), decoder, VOCABULARY
+    ).eval()
     for parameter in made.decoder.parameters():
         parameter.data.mul_(8 if parameter.dim() > 1 else 1)
     return made

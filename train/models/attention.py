@@ -7,6 +7,7 @@ Shape legend:
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -111,18 +112,25 @@ def merge_heads(hidden: Tensor) -> Tensor:
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with an exact GELU between them, applied at each position.
+    """Two linear layers with an exact GELU, or a ReLU, between them, applied at each position.
 
     The names ``fc1`` and ``fc2`` are those of timm, so that its weights load as they are.
     """
 
-    def __init__(self, width: int, hidden_width: int, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        width: int,
+        hidden_width: int,
+        dropout: float = 0.0,
+        activation: Literal["gelu", "relu"] = "gelu",
+    ) -> None:
         super().__init__()
         self.fc1 = nn.Linear(width, hidden_width)
         self.fc2 = nn.Linear(hidden_width, width)
+        self.activation = F.gelu if activation == "gelu" else F.relu
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(B, N, W) -> (B, N, W)."""
-        expanded: Tensor = self.dropout(F.gelu(self.fc1(hidden)))
+        expanded: Tensor = self.dropout(self.activation(self.fc1(hidden)))
         return self.fc2(expanded)  # type: ignore[no-any-return]

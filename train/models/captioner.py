@@ -4,37 +4,45 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from kiloword.train.models.attention import KeyValue
-from kiloword.train.models.decoder import DecoderConfig, TransformerDecoder
-from kiloword.train.models.vit import VisionTransformer, VitConfig
+from kiloword.train.models.decoder import DecoderConfig, Reading, Tensors
+from kiloword.train.models.encoder import EncoderConfig
 
 
 class CaptionModel(nn.Module):
-    """ViT encoder and Transformer decoder.
+    """Any encoder with any decoder.
 
     Attributes:
         encoder: pixels to features, and the same in two parts for training with a frozen lower part.
         decoder: features to context, tokens and context to hidden states, hidden states to logits.
     """
 
-    def __init__(self, encoder: VitConfig, decoder: DecoderConfig) -> None:
+    def __init__(self, encoder: EncoderConfig, decoder: DecoderConfig, vocab_size: int) -> None:
         super().__init__()
-        self.encoder = VisionTransformer(encoder)
-        self.decoder = TransformerDecoder(decoder)
+        self.encoder = encoder.build()
+        self.decoder = decoder.build(vocab_size, self.encoder.output)
 
-    def encode(self, pixels: Tensor) -> list[KeyValue]:
-        """uint8 pixels (B, height, width, 3) -> what each block of the decoder needs of the image."""
+    def encode(self, pixels: Tensor) -> Tensors:
+        """uint8 pixels (B, height, width, 3) -> what the decoder needs of the image."""
         return self.decoder.image_context(self.encoder(pixels))
 
     def forward(self, features: Tensor, input_ids: Tensor) -> Tensor:
         """Hidden states for teacher-forced training; ``decoder.logits`` makes scores of those that count.
 
         Args:
-            features: (B, N, image_width), what the encoder returned.
-            input_ids: int64 (B, C, L): C captions of each picture, beginning with ``bos``.
+            features: (B, N, C), what the encoder returned.
+            input_ids: int64 (B, captions, L): captions of each picture, beginning with ``bos``.
 
         Returns:
-            (B, C, L, W) float: what is known after each position.
+            (B, captions, L, W) float: what is known after each position.
         """
-        hidden, _ = self.decoder(input_ids.flatten(0, 1), self.decoder.image_context(features))
-        return hidden.unflatten(0, input_ids.shape[:2])  # type: ignore[no-any-return]
+        hidden = self.read(features, input_ids).hidden
+        return hidden.reshape(*input_ids.shape, hidden.shape[-1])
+
+    def read(self, features: Tensor, input_ids: Tensor) -> Reading:
+        """All that the decoder knows after each position; the rows are pictures * captions.
+
+        Args:
+            features: (B, N, C), what the encoder returned.
+            input_ids: int64 (B, captions, L).
+        """
+        return self.decoder.read(input_ids.flatten(0, 1), self.decoder.image_context(features))

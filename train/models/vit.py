@@ -7,20 +7,30 @@ Shape legend:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from kiloword.train.checks import not_a_share, too_small
 from kiloword.train.models.attention import FeedForward, self_attend
+from kiloword.train.models.encoder import Encoder, EncoderConfig, FeatureShape
+from kiloword.train.models.positions import (
+    ImagePositions,
+    fixed_positions,
+    interpolate_positions,
+    position_problems,
+)
 
 
 @dataclass(frozen=True)
-class VitConfig:
+class VitConfig(EncoderConfig):
     """What a ViT is made of. The defaults are ViT-Tiny/16 at 224 pixels."""
 
-    image_size: int = 224
-    """Height and width of the picture in pixels."""
+    kind: Literal["vit"] = field(default="vit", kw_only=True)
     patch_size: int = 16
     """Height and width of a patch in pixels; must divide ``image_size``."""
     width: int = 192
@@ -34,25 +44,49 @@ class VitConfig:
     follow; 0: never."""
     drop_path: float = 0.0
     """Probability that the last block is skipped in training, earlier ones less (stochastic depth)."""
-    pixel_mean: tuple[float, ...] = (0.5, 0.5, 0.5)
-    """Mean of each colour channel, on the scale 0..1, subtracted inside the model."""
-    pixel_std: tuple[float, ...] = (0.5, 0.5, 0.5)
-    """Standard deviation of each colour channel, divided by inside the model."""
+    positions: ImagePositions = "learned"
+    """Learned, or fixed sinusoids that count patches or tell row and column."""
+
+    @property
+    def levels(self) -> int:
+        """Each block can be frozen after those below it."""
+        return self.depth
 
     @property
     def grid_size(self) -> int:
         """Patches along one side."""
         return self.image_size // self.patch_size
 
-    @property
-    def tokens(self) -> int:
-        """Tokens that the encoder returns: the class token and one for each patch or merged patch."""
-        return self.tokens_before(self.depth)
+    def grid_at(self, level: int) -> int:
+        """Patches, or merged patches, along one side after ``level`` blocks."""
+        return self.grid_size // 2 if 0 < self.merge_after < level else self.grid_size
 
-    def tokens_before(self, block: int) -> int:
-        """Tokens in the hidden state before block number ``block``, which `forward_until` returns."""
-        merged = 0 < self.merge_after < block
-        return (self.grid_size // 2 if merged else self.grid_size) ** 2 + 1
+    def build(self) -> VisionTransformer:
+        """A ViT with fresh weights."""
+        return VisionTransformer(self)
+
+    def describe(self) -> str:
+        """The architecture in a few words."""
+        return (
+            f"ViT, {self.image_size} x {self.image_size} pixels, patches of {self.patch_size}, "
+            f"width {self.width}, {self.depth} blocks"
+        )
+
+    def problems(self) -> list[str]:
+        """Values that make no sense."""
+        found = too_small(self, 1, "patch_size", "width", "depth", "heads")
+        found = super().problems() + found + not_a_share(self, "drop_path")
+        if found:
+            return found
+        if self.image_size % self.patch_size:
+            found.append(f"patch_size {self.patch_size} does not divide image_size {self.image_size}")
+        if self.width % self.heads:
+            found.append(f"heads {self.heads} does not divide width {self.width}")
+        if not 0 <= self.merge_after < self.depth:
+            found.append(f"merge_after: expected 0 or more and less than depth, found {self.merge_after}")
+        if self.merge_after and self.grid_size % 2:
+            found.append(f"merge_after: expected an even number of patches on a side, found {self.grid_size}")
+        return found + position_problems(self.positions, self.width)
 
 
 class PatchEmbedding(nn.Module):
@@ -114,12 +148,12 @@ class SelfAttention(nn.Module):
 class Block(nn.Module):
     """Pre-norm Transformer encoder block: x + attention(norm(x)), then x + mlp(norm(x))."""
 
-    def __init__(self, config: VitConfig, drop_path: float) -> None:
+    def __init__(self, width: int, heads: int, drop_path: float = 0.0) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(config.width, eps=1e-6)
-        self.attn = SelfAttention(config.width, config.heads)
-        self.norm2 = nn.LayerNorm(config.width, eps=1e-6)
-        self.mlp = FeedForward(config.width, 4 * config.width)
+        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.attn = SelfAttention(width, heads)
+        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        self.mlp = FeedForward(width, 4 * width)
         self.drop_path = drop_path
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -158,53 +192,52 @@ class TokenMerging(nn.Module):
         return torch.cat([hidden[:, :1], merged], dim=1)
 
 
-class VisionTransformer(nn.Module):
-    """ViT with class token and learned positions, pre-norm blocks and a final norm.
+class VisionTransformer(Encoder):
+    """ViT with class token, pre-norm blocks and a final norm; positions are learned or fixed.
 
     Source: Dosovitskiy et al., "An Image is Worth 16x16 Words", arXiv 2010.11929.
     """
 
     def __init__(self, config: VitConfig) -> None:
         super().__init__()
-        self.config = config
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
-        self.pos_embed = nn.Parameter(torch.randn(1, config.tokens_before(0), config.width) * 0.02)
+        self.config: VitConfig = config
+        side, width = config.grid_size, config.width
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.pos_embed: Tensor
+        if config.positions == "learned":
+            self.pos_embed = nn.Parameter(torch.randn(1, 1 + side * side, width) * 0.02)
+        else:
+            fixed = fixed_positions(config.positions, side, side, width, leading=1)
+            self.register_buffer("pos_embed", fixed[None], persistent=False)
         self.patch_embed = PatchEmbedding(config)
         rates = torch.linspace(0, config.drop_path, config.depth).tolist()
-        self.blocks = nn.ModuleList(Block(config, rate) for rate in rates)
-        self.merge = TokenMerging(config.width) if config.merge_after else None
-        self.norm = nn.LayerNorm(config.width, eps=1e-6)
+        self.blocks = nn.ModuleList(Block(width, config.heads, rate) for rate in rates)
+        self.merge = TokenMerging(width) if config.merge_after else None
+        self.norm = nn.LayerNorm(width, eps=1e-6)
 
     @property
-    def depth(self) -> int:
-        """Number of blocks."""
-        return len(self.blocks)
+    def output(self) -> FeatureShape:
+        """The class token, then one token for each patch or merged patch."""
+        side = self.config.grid_at(self.levels)
+        return FeatureShape(self.config.width, side, side, leading=1)
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """uint8 pixels (B, height, width, 3) -> features (B, N, W)."""
-        return self.forward_from(self.forward_until(pixels, self.depth), self.depth)
+    def hidden_shape(self, level: int) -> tuple[int, ...]:
+        """(tokens, W) after ``level`` blocks."""
+        return 1 + self.config.grid_at(level) ** 2, self.config.width
 
-    def forward_until(self, pixels: Tensor, block: int) -> Tensor:
-        """The hidden state before block number ``block``, from pixels: what a frozen lower part computes.
-
-        Args:
-            pixels: uint8 (B, height, width, 3), RGB.
-            block: 0 (embedded patches) to ``depth`` (all blocks, before the final norm).
-
-        Returns:
-            (B, N, W) float.
-        """
+    def forward_until(self, pixels: Tensor, level: int) -> Tensor:
+        """The hidden state after ``level`` blocks: 0 (embedded patches) to all of them, before the norm."""
         hidden = self.with_positions(self.patch_embed(pixels))
-        return self._through(hidden, 0, block)
+        return self._through(hidden, 0, level)
 
     def with_positions(self, patches: Tensor) -> Tensor:
         """Puts the class token first and adds positions: (B, N - 1, W) -> (B, N, W)."""
         start = self.cls_token.expand(patches.shape[0], -1, -1)
         return torch.cat([start, patches], dim=1) + self.pos_embed
 
-    def forward_from(self, hidden: Tensor, block: int) -> Tensor:
-        """The features, from the hidden state before block number ``block``: (B, N, W) -> (B, N, W)."""
-        return self.norm(self._through(hidden, block, self.depth))  # type: ignore[no-any-return]
+    def forward_from(self, hidden: Tensor, level: int) -> Tensor:
+        """The features, from the hidden state after ``level`` blocks: (B, N, W) -> (B, N, W)."""
+        return self.norm(self._through(hidden, level, self.levels))  # type: ignore[no-any-return]
 
     def _through(self, hidden: Tensor, start: int, stop: int) -> Tensor:
         """Runs the blocks from ``start`` to before ``stop``, merging tokens where that is due."""
@@ -213,3 +246,55 @@ class VisionTransformer(nn.Module):
                 hidden = self.merge(hidden)
             hidden = self.blocks[index](hidden)
         return hidden
+
+    def level_of(self, name: str) -> int:
+        """0 for the embedding, then the number of the block; merging is part of the block after it."""
+        block = re.match(r"blocks\.(\d+)\.", name)
+        if block:
+            return int(block.group(1)) + 1
+        if name.startswith("merge."):
+            return self.config.merge_after + 1
+        return self.levels if name.startswith("norm.") else 0
+
+    def rate_level(self, name: str) -> int:
+        """Merging starts fresh in a trained ViT and learns like the last block."""
+        return self.levels if name.startswith("merge.") else self.level_of(name)
+
+    def may_start_fresh(self, name: str) -> bool:
+        """No published weights merge tokens."""
+        return name.startswith("merge.")
+
+    def adapted(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The weights of timm without the classifier; positions resampled for another size."""
+        found = {name: tensor for name, tensor in weights.items() if not name.startswith("head.")}
+        learned = found.pop("pos_embed", None)
+        if learned is not None and self.config.positions == "learned":
+            side, wanted = self.config.grid_size, self.pos_embed.shape
+            is_square = learned.ndim == 3 and math.isqrt(learned.shape[1] - 1) ** 2 == learned.shape[1] - 1
+            if is_square and learned.shape[1] != wanted[1]:
+                learned = interpolate_positions(learned, side, side, leading=1)
+            found["pos_embed"] = learned
+        return found
+
+    def for_export(self) -> nn.Module:
+        """The same with the pixels' normalisation multiplied into the patch projection."""
+        return FoldedVisionTransformer(self)
+
+
+class FoldedVisionTransformer(nn.Module):
+    """A ViT whose patch projection takes raw bytes by one constant matrix."""
+
+    def __init__(self, encoder: VisionTransformer) -> None:
+        super().__init__()
+        weight, bias = encoder.patch_embed.folded()
+        self.encoder = encoder
+        # Detached, because the exporter asks each tensor for its gradient, and a computed one then warns.
+        self.register_buffer("weight", weight.detach().t().contiguous())
+        self.register_buffer("bias", bias.detach())
+        self.weight: Tensor
+        self.bias: Tensor
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """uint8 (B, height, width, 3) -> features (B, N, W)."""
+        patches = PatchEmbedding.cut(pixels, self.encoder.config.patch_size).float() @ self.weight + self.bias
+        return self.encoder.forward_from(self.encoder.with_positions(patches), 0)

@@ -62,8 +62,8 @@ def test_round_trip(saved: Path, model: CaptionModel, recipe: Recipe) -> None:
 
 
 def test_sizes_of_the_recipe_are_those_of_the_model(model: CaptionModel) -> None:
-    assert (model.encoder.config.tokens, model.encoder.depth) == (17, 2)
-    assert (model.decoder.config.vocab_size, model.decoder.config.image_width) == (9, 32)
+    assert (model.encoder.output.tokens, model.encoder.levels) == (17, 2)
+    assert (model.decoder.vocab_size, model.decoder.image.channels) == (9, 32)
 
 
 def test_half_precision_halves_the_file_and_loads_as_float32(

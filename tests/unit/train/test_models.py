@@ -25,11 +25,13 @@ from kiloword.train.models.attention import (
     split_heads,
 )
 from kiloword.train.models.captioner import CaptionModel
-from kiloword.train.models.decoder import DecoderConfig, TransformerDecoder
+from kiloword.train.models.encoder import FeatureShape
+from kiloword.train.models.transformer import TransformerConfig, TransformerDecoder
 from kiloword.train.models.vit import VisionTransformer, VitConfig
 
 VIT = VitConfig(image_size=32, patch_size=8, width=24, depth=3, heads=3)
-DECODER = DecoderConfig(vocab_size=11, image_width=24, width=16, depth=2, heads=2, max_length=12)
+DECODER = TransformerConfig(width=16, depth=2, heads=2, max_length=12)
+IMAGE = FeatureShape(24, 2, 2, leading=1)
 MASKS = {
     "none": None,
     "causal": torch.ones(5, 7, dtype=torch.bool).tril(2),
@@ -55,7 +57,7 @@ def vit() -> VisionTransformer:
 @pytest.fixture(scope="module")
 def decoder() -> TransformerDecoder:
     torch.manual_seed(2)
-    model = TransformerDecoder(DECODER).eval()
+    model = TransformerDecoder(DECODER, 11, IMAGE).eval()
     for parameter in model.parameters():
         parameter.data.add_(torch.randn_like(parameter) * 0.2)
     return model
@@ -268,9 +270,8 @@ def test_cached_equals_uncached(
         parts.append(hidden)
     torch.testing.assert_close(torch.cat(parts, dim=1), whole, rtol=1e-4, atol=1e-5)
     assert past is not None
-    for (key, value), (expected_key, expected_value) in zip(past, present, strict=True):
-        torch.testing.assert_close(key, expected_key, rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(value, expected_value, rtol=1e-4, atol=1e-5)
+    for tensor, expected in zip(past, present, strict=True):
+        torch.testing.assert_close(tensor, expected, rtol=1e-4, atol=1e-5)
 
 
 @torch.inference_mode()
@@ -298,7 +299,7 @@ def test_later_words_change_nothing_before_them(decoder: TransformerDecoder, ran
 
 def test_embeddings_are_tied() -> None:
     """One matrix reads and writes words: it is stored once and learns from both sides."""
-    decoder = TransformerDecoder(DECODER)
+    decoder = TransformerDecoder(DECODER, 11, IMAGE)
     sizes = [name for name, parameter in decoder.named_parameters() if 11 in parameter.shape]
     assert sorted(sizes) == ["output_bias", "token_embedding.weight"]
     hidden = torch.randn(1, 16)
@@ -310,7 +311,7 @@ def test_embeddings_are_tied() -> None:
 
 @torch.inference_mode()
 def test_captions_of_a_picture_share_its_encoder_pass(pixels: Tensor, random: torch.Generator) -> None:
-    model = CaptionModel(VIT, DECODER).eval()
+    model = CaptionModel(VIT, DECODER, 11).eval()
     tokens = torch.randint(0, 11, (2, 3, 4), generator=random)
     hidden = model(model.encoder(pixels), tokens)
     assert hidden.shape == (2, 3, 4, 16)

@@ -12,6 +12,7 @@ pytest.importorskip("torch")
 
 from kiloword.train.checkpoint import build_model
 from kiloword.train.models.captioner import CaptionModel
+from kiloword.train.models.vit import VitConfig
 from kiloword.train.recipe import OptimizerRecipe, Stage, recipe_from_table
 from kiloword.train.schedule import make_optimizer, peak_rate, rate_factor
 from tests.shapes import tiny_recipe
@@ -51,7 +52,7 @@ def test_a_short_stage_warms_up_over_half_of_it_at_most(steps: int, warmup: int)
     ],
 )
 def test_lower_blocks_learn_slower(name: str, expected: float) -> None:
-    assert peak_rate(name, END_TO_END, depth=12) == pytest.approx(expected)
+    assert peak_rate(name, END_TO_END, VitConfig(32, 16, 24, 12, 3).build()) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from kiloword.train.journal import read_journal
 from kiloword.train.loop import train
 from kiloword.train.metrics.cider import corpus_cider
 from kiloword.train.models.captioner import CaptionModel
-from kiloword.train.models.decoder import DecoderConfig
+from kiloword.train.models.transformer import TransformerConfig
 from kiloword.train.models.vit import VitConfig
 from kiloword.train.recipe import recipe_from_table
 from kiloword.train.self_critical import CaptionReward, sample_captions, self_critical_loss
@@ -26,8 +26,8 @@ IDS = TokenIds(pad=0, bos=1, eos=2, unk=3)
 def model() -> CaptionModel:
     torch.manual_seed(0)
     encoder = VitConfig(image_size=16, patch_size=8, width=16, depth=1, heads=2)
-    decoder = DecoderConfig(vocab_size=9, image_width=16, width=16, depth=1, heads=2, max_length=8)
-    return CaptionModel(encoder, decoder).eval()
+    decoder = TransformerConfig(width=16, depth=1, heads=2, max_length=8)
+    return CaptionModel(encoder, decoder, 9).eval()
 
 
 def features(pictures: int) -> torch.Tensor:

@@ -18,7 +18,7 @@ from kiloword.runtime.manifest import GenerationSettings, ImageSpec, TokenSpec
 from kiloword.train.captions import TokenIds
 from kiloword.train.datasets import CaptionRecord
 from kiloword.train.models.captioner import CaptionModel
-from kiloword.train.models.decoder import DecoderConfig
+from kiloword.train.models.transformer import TransformerConfig
 from kiloword.train.models.vit import VitConfig
 from kiloword.train.photos import Photos
 from kiloword.train.tokenizers import train_word_tokenizer
@@ -34,8 +34,10 @@ LENGTH = 7
 def model() -> CaptionModel:
     """Large random weights, so that captions differ, and ends of several lengths."""
     torch.manual_seed(8)
-    decoder = DecoderConfig(vocab_size=9, image_width=16, width=16, depth=2, heads=2, max_length=LENGTH)
-    made = CaptionModel(VitConfig(image_size=32, patch_size=16, width=16, depth=1, heads=2), decoder).eval()
+    decoder = TransformerConfig(width=16, depth=2, heads=2, max_length=LENGTH)
+    made = CaptionModel(
+        VitConfig(image_size=32, patch_size=16, width=16, depth=1, heads=2), decoder, 9
+    ).eval()
     for parameter in made.decoder.parameters():
         parameter.data.mul_(8 if parameter.dim() > 1 else 1)
     return made
