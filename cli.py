@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import warnings
 from typing import Any
 
 import click
@@ -64,6 +65,8 @@ def main() -> None:
     """Describe photos in words, on this machine."""
     # Packages that the exporter imports give the root logger a handler, and each line would come twice.
     _log.propagate = False
+    # What Pillow thinks of a damaged file, in lines of its own beside ours.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 for _command in COMMANDS:

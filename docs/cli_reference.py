@@ -29,12 +29,14 @@ INTRODUCTION = """\
   130 after Ctrl-C. `webcam` ends with 0 on Ctrl-C, at the end of the video and when its window is closed.
 
 What `caption` takes for a photo: a file that is named is tried whatever it is called; in a folder and
-behind a glob it is what ends in jpg, jpeg, jpe, jfif, png, webp, avif, gif, tif, tiff, bmp, heic or heif.
+behind a glob it is what ends in jpg, jpeg, jpe, jfif, png, webp, avif, gif, tif, tiff, bmp, heic or heif,
+or in cr2, cr3, nef, arw, dng, raf, rw2, pef or srw: of a RAW file the JPEG in it is captioned (PHOTOS.md).
 Folders are walked in the order of names, hidden files and folders are skipped, links are followed and no
 folder is entered twice. A path on stdin is taken literally, never as a glob.
 
 A line of JSONL has `path`, `caption`, `confidence` (0 to 1), `bundle` and `latency_ms` (milliseconds; in a
-batch, the batch's time divided by its photos), or, for a photo that failed, `path` and `error`. Control
+batch, the batch's time divided by its photos), or, for a photo that failed, `path` and `error`. A photo that
+could be captioned though something is wrong with its file has a `warning`, also on stderr. Control
 characters and bytes that are no UTF-8 in file names are escaped; JSONL escapes them so that they can be
 read back exactly.
 

@@ -16,7 +16,7 @@ from kiloword.runtime.bundle import Bundle, load_bundle
 from kiloword.runtime.captions import Caption, CaptionFailure, confidence
 from kiloword.runtime.errors import ConfigError, ImageError, KilowordError
 from kiloword.runtime.generation import Generated, generate, generate_stream
-from kiloword.runtime.images import load_image
+from kiloword.runtime.images import Photo, load_photo
 from kiloword.runtime.manifest import AttentionSpec, GenerationSettings, check_generation
 from kiloword.runtime.sessions import AUTO, Sessions, load_sessions
 from kiloword.runtime.tokenizer import Tokenizer
@@ -133,8 +133,8 @@ class Captioner:
         settings = self._settings(num_beams, max_new_tokens, length_penalty, no_repeat_ngram_size)
         looking = self._attention_spec() if attention else None
         start = time.perf_counter()
-        pixels = load_image(image, self._bundle.manifest.image)
-        return self._describe(pixels[None], settings, start, looking)[0]
+        photo = load_photo(image, self._bundle.manifest.image)
+        return self._describe([photo], settings, start, looking)[0]
 
     @overload
     def caption_many(
@@ -238,7 +238,8 @@ class Captioner:
         settings = self._settings(num_beams, max_new_tokens, length_penalty, no_repeat_ngram_size)
         looking = self._attention_spec() if attention else None
         self._check_pixels(pixels)
-        return self._describe(pixels, settings, time.perf_counter(), looking) if len(pixels) else []
+        photos = [Photo(one) for one in pixels]
+        return self._describe(photos, settings, time.perf_counter(), looking) if photos else []
 
     def stream(
         self,
@@ -267,8 +268,8 @@ class Captioner:
         """
         settings = self._settings(1, max_new_tokens, None, no_repeat_ngram_size)
         sessions = self._open_sessions()
-        pixels = load_image(image, self._bundle.manifest.image)
-        encoded = sessions.encoder.encode(pixels[None])
+        photo = load_photo(image, self._bundle.manifest.image)
+        encoded = sessions.encoder.encode(photo.pixels[None])
         tokens = self._bundle.manifest.tokens
         growing = generate_stream(sessions.decoder, encoded, tokens, settings, self._rules)
         yield from self._tokenizer.decode_stream(growing)
@@ -345,13 +346,13 @@ class Captioner:
         """Caption the photos of a batch that can be read, and put the failures where they belong."""
         start = time.perf_counter()
         loaded = [self._try_load(image, keep_failures) for image in batch]
-        pixels = [item for item in loaded if not isinstance(item, CaptionFailure)]
-        captions = iter(self._describe(np.stack(pixels), settings, start, looking) if pixels else [])
+        photos = [item for item in loaded if isinstance(item, Photo)]
+        captions = iter(self._describe(photos, settings, start, looking) if photos else [])
         return [item if isinstance(item, CaptionFailure) else next(captions) for item in loaded]
 
-    def _try_load(self, image: ImageSource, keep_failures: bool) -> NDArray[np.uint8] | CaptionFailure:
+    def _try_load(self, image: ImageSource, keep_failures: bool) -> Photo | CaptionFailure:
         try:
-            return load_image(image, self._bundle.manifest.image)
+            return load_photo(image, self._bundle.manifest.image)
         except ImageError as error:
             if not keep_failures:
                 raise
@@ -359,19 +360,20 @@ class Captioner:
 
     def _describe(
         self,
-        pixels: NDArray[np.uint8],
+        photos: Sequence[Photo],
         settings: GenerationSettings,
         start: float,
         looking: AttentionSpec | None = None,
     ) -> list[Caption]:
-        """Caption pixels (batch_size, height, width, 3); ``start`` is when `time.perf_counter` was read."""
+        """Caption a batch; ``start`` is when `time.perf_counter` was read."""
         sessions, manifest = self._open_sessions(), self._bundle.manifest
-        encoded = sessions.encoder.encode(pixels)
+        encoded = sessions.encoder.encode(np.stack([photo.pixels for photo in photos]))
         results = generate(sessions.decoder, encoded, manifest.tokens, settings, self._rules)
         texts = [self._tokenizer.decode(result.token_ids) for result in results]
         latency_ms = 1000 * (time.perf_counter() - start) / len(results)
         captions = [
-            self._caption_of(result, text, latency_ms) for result, text in zip(results, texts, strict=True)
+            self._caption_of(result, text, latency_ms, photo.warnings)
+            for result, text, photo in zip(results, texts, photos, strict=True)
         ]
         if looking is None:
             return captions
@@ -389,7 +391,9 @@ class Captioner:
             )
         return spec
 
-    def _caption_of(self, result: Generated, text: str, latency_ms: float) -> Caption:
+    def _caption_of(
+        self, result: Generated, text: str, latency_ms: float, warnings: tuple[str, ...]
+    ) -> Caption:
         return Caption(
             text=text,
             confidence=confidence(result.token_logprobs),
@@ -397,4 +401,5 @@ class Captioner:
             token_logprobs=result.token_logprobs,
             latency_ms=latency_ms,
             bundle=self._bundle.name,
+            warnings=warnings,
         )

@@ -29,6 +29,8 @@ class Caption:
     """Wall time from the image source to the text; in a batch the batch's time / its number of photos."""
     bundle: str
     """Name of the bundle."""
+    warnings: tuple[str, ...] = ()
+    """What is wrong with the photo's file though it could be captioned: it is truncated, say."""
     words: tuple[str, ...] = ()
     """The words of ``text``, if attention was asked for."""
     attention: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)

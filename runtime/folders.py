@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import os
+import stat
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from io import FileIO
@@ -30,6 +31,16 @@ PHOTO_SUFFIXES = frozenset(
         ".bmp",
         ".heic",
         ".heif",
+        # RAW files, for the JPEG in them
+        ".cr2",
+        ".cr3",
+        ".nef",
+        ".arw",
+        ".dng",
+        ".raf",
+        ".rw2",
+        ".pef",
+        ".srw",
     )
 )
 """What counts as a photo in a folder or behind a glob. A file that is named itself is always tried."""
@@ -124,7 +135,7 @@ def walk_photos(folder: str) -> Iterator[str | ImageError]:
         pending.extend(reversed(subfolders))  # a stack, so that the first by name is taken off first
 
 
-def _list_folder(folder: str, entered: set[tuple[int, int]]) -> tuple[list[str], list[str]]:
+def _list_folder(folder: str, entered: set[tuple[int, int]]) -> tuple[list[str | ImageError], list[str]]:
     """Photos and subfolders of one folder, sorted; both empty when this folder was entered before.
 
     A folder is known by device and inode, which is what breaks loops of symbolic links. Windows' inode
@@ -136,7 +147,8 @@ def _list_folder(folder: str, entered: set[tuple[int, int]]) -> tuple[list[str],
         return [], []
     if identity.st_ino:
         entered.add(key)
-    photos, subfolders = [], []
+    photos: list[os.DirEntry[str]] = []
+    subfolders: list[str] = []
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
@@ -144,8 +156,19 @@ def _list_folder(folder: str, entered: set[tuple[int, int]]) -> tuple[list[str],
             if _is_folder(entry):
                 subfolders.append(entry.path)
             elif is_photo_name(entry.name):
-                photos.append(entry.path)
-    return sorted(photos), sorted(subfolders)
+                photos.append(entry)
+    photos.sort(key=lambda entry: entry.path)
+    return [_photo_or_error(entry) for entry in photos], sorted(subfolders)
+
+
+def _photo_or_error(entry: os.DirEntry[str]) -> str | ImageError:
+    """A pipe or a device that is called like a photo must not be opened: reading it may never end."""
+    try:
+        mode = os.stat(entry.path).st_mode if entry.is_symlink() else 0
+        ordinary = stat.S_ISREG(mode) if mode else entry.is_file()
+    except OSError:  # a link to nowhere: the decoder says so
+        return entry.path
+    return entry.path if ordinary else ImageError("is no ordinary file", path=entry.path, expected="a photo")
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

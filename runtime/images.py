@@ -10,38 +10,62 @@ from __future__ import annotations
 import io
 import os
 import struct
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Union
 
 import numpy as np
 
 from kiloword.runtime.errors import ImageError
+from kiloword.runtime.formats import ORIENTATION_TAG, PIXEL_LIMIT, check_size, open_picture
 from kiloword.runtime.manifest import ImageSpec
+from kiloword.runtime.salvage import WITH_FRACTIONS, visible_part
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-PIXEL_LIMIT = 178_956_970
-"""Most pixels of a picture that is decoded; where Pillow, too, stops believing in a photo."""
-
 # Decoding at twice the target leaves the final filter enough to average over.
 _DRAFT_FACTOR = 2
 
-_ORIENTATION_TAG = 0x0112
+_PILLOW_FINDS_NO_DATA = "cannot load this image"
 _SIDEWAYS = (5, 6, 7, 8)
-_WITH_FRACTIONS = ("JPEG", "MPO")
-_FORMATS = "JPEG, PNG, WebP, GIF, TIFF, BMP or another format of Pillow"
-_MAGIC = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG"}
 
 
-def load_image(
-    source: str | os.PathLike[str] | bytes | Image | NDArray[np.uint8],
-    spec: ImageSpec,
-    *,
-    pixel_limit: int = PIXEL_LIMIT,
-) -> NDArray[np.uint8]:
-    """Read a picture, turn it upright, make it RGB and resize it.
+@dataclass(frozen=True)
+class Photo:
+    """A picture, ready for the encoder."""
+
+    pixels: NDArray[np.uint8]
+    """(height, width, 3), RGB, contiguous."""
+    warnings: tuple[str, ...] = ()
+    """What is wrong with the file though it could be read, in a few words each."""
+
+
+_Source = Union[str, "os.PathLike[str]", bytes, "Image", "NDArray[np.uint8]"]
+
+
+def load_photo(source: _Source, spec: ImageSpec, *, pixel_limit: int = PIXEL_LIMIT) -> Photo:
+    """Read a picture as `load_image` does, but of one that broke off take what is there, and say so.
+
+    A JPEG or PNG whose upper part is whole is cut to that part, if this is a quarter of the picture or more.
+
+    Args:
+        source: As for `load_image`.
+        spec: As for `load_image`.
+        pixel_limit: As for `load_image`.
+
+    Raises:
+        ImageError: The picture is missing, empty, too large, or damaged beyond use.
+
+    >>> load_photo(np.zeros((20, 30, 3), dtype=np.uint8), ImageSpec(height=4, width=6)).warnings
+    ()
+    """
+    return _load(source, spec, pixel_limit, salvages=True)
+
+
+def load_image(source: _Source, spec: ImageSpec, *, pixel_limit: int = PIXEL_LIMIT) -> NDArray[np.uint8]:
+    """Read a whole picture, turn it upright, make it RGB and resize it.
 
     Transparency is laid over white, grey values of more than 8 bits are scaled down, and of an animation the
     first frame is taken.
@@ -61,17 +85,22 @@ def load_image(
     >>> load_image(np.zeros((20, 30, 3), dtype=np.uint8), ImageSpec(height=4, width=6)).shape
     (4, 6, 3)
     """
+    return _load(source, spec, pixel_limit, salvages=False).pixels
+
+
+def _load(source: _Source, spec: ImageSpec, pixel_limit: int, *, salvages: bool) -> Photo:
     from PIL.Image import Image
 
     if isinstance(source, np.ndarray):
-        return _to_pixels(_from_array(source), spec, pixel_limit, None)
+        source = _from_array(source)
     if isinstance(source, Image):
-        return _to_pixels(source, spec, pixel_limit, None)
+        check_size(source, pixel_limit, None)
+        return Photo(_to_pixels(source, spec, None))
     if isinstance(source, bytes):
-        return _read(io.BytesIO(source), spec, pixel_limit, None)
+        return _read(io.BytesIO(source), spec, pixel_limit, None, salvages)
     path = _as_path(source)
     with _open_file(path) as stream:
-        return _read(stream, spec, pixel_limit, path)
+        return _read(stream, spec, pixel_limit, path, salvages)
 
 
 def _as_path(source: str | os.PathLike[str]) -> Path:
@@ -99,12 +128,30 @@ def _open_file(path: Path) -> BinaryIO:
         raise ImageError("cannot be read", path=path, found=found) from error
 
 
-def _read(stream: BinaryIO, spec: ImageSpec, pixel_limit: int, path: Path | None) -> NDArray[np.uint8]:
+def _read(stream: BinaryIO, spec: ImageSpec, pixel_limit: int, path: Path | None, salvages: bool) -> Photo:
     """Decode an encoded picture."""
-    image = _identify(stream, pixel_limit, path)
-    _check_size(image, pixel_limit, path)
-    upright_size = _request_fraction(image, spec) if image.format in _WITH_FRACTIONS else None
-    return _to_pixels(image, spec, pixel_limit, path, upright_size)
+    image = open_picture(stream, pixel_limit, path)
+    upright_size = _request_fraction(image, spec) if image.format in WITH_FRACTIONS else None
+    try:
+        image.load()
+    except Exception as error:  # decoders raise anything at damaged data; one photo must not stop a folder
+        visible = visible_part(image, stream) if salvages and "truncated" in str(error).lower() else None
+        if visible is None:
+            raise _undecodable(error, path) from error
+        share = visible.height / image.height
+        warning = f"is truncated; the caption describes the {share:.0%} that can be read"
+        return Photo(_to_pixels(visible, spec, path), (warning,))
+    return Photo(_to_pixels(image, spec, path, upright_size))
+
+
+def _undecodable(error: Exception, path: Path | None) -> ImageError:
+    found = str(error) or type(error).__name__
+    if found == _PILLOW_FINDS_NO_DATA:
+        found = "a truncated file, its header alone"
+    if "truncated" in found.lower():
+        expected, hint = "a whole picture", "copy it again"
+        return ImageError("is truncated", path=path, expected=expected, found=found, hint=hint)
+    return ImageError("cannot be decoded", path=path, found=found)
 
 
 def _request_fraction(image: Image, spec: ImageSpec) -> tuple[int, int]:
@@ -116,81 +163,18 @@ def _request_fraction(image: Image, spec: ImageSpec) -> tuple[int, int]:
     return upright_size
 
 
-def _identify(stream: BinaryIO, pixel_limit: int, path: Path | None) -> Image:
-    """Read the header."""
-    from PIL import Image
-
-    try:
-        return Image.open(stream)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise _too_large(str(error), pixel_limit, path) from error
-    except Exception as error:  # a plugin's parser may raise anything at a malformed header
-        raise _not_a_picture(stream, path) from error
-
-
-def _not_a_picture(stream: BinaryIO, path: Path | None) -> ImageError:
-    stream.seek(0)
-    head = stream.read(8)
-    size_bytes = stream.seek(0, io.SEEK_END)
-    if size_bytes == 0:
-        return ImageError("is empty", path=path, expected="a picture", found="0 bytes", hint="copy it again")
-    for magic, name in _MAGIC.items():
-        if head.startswith(magic):
-            found = f"{size_bytes} bytes"
-            return ImageError(f"is a {name} truncated or damaged in its header", path=path, found=found)
-    found = f"{size_bytes} bytes that begin with {head!r}"
-    return ImageError("is not a picture", path=path, expected=_FORMATS, found=found)
-
-
-def _check_size(image: Image, pixel_limit: int, path: Path | None) -> None:
-    width, height = image.size
-    if width * height > pixel_limit:
-        raise _too_large(f"{width} x {height}", pixel_limit, path)
-    if width * height == 0:
-        raise ImageError("has no pixels", path=path, found=f"{width} x {height}")
-
-
-def _too_large(found: str, pixel_limit: int, path: Path | None) -> ImageError:
-    return ImageError(
-        "has too many pixels",
-        path=path,
-        expected=f"{pixel_limit:,} or fewer",
-        found=found,
-        hint="make it smaller first",
-    )
-
-
 def _to_pixels(
-    image: Image,
-    spec: ImageSpec,
-    pixel_limit: int,
-    path: Path | None,
-    upright_size: tuple[int, int] | None = None,
+    image: Image, spec: ImageSpec, path: Path | None, upright_size: tuple[int, int] | None = None
 ) -> NDArray[np.uint8]:
     """Decode, turn, convert and resize; ``upright_size`` is the true one of a JPEG decoded at a fraction."""
-    _check_size(image, pixel_limit, path)
     try:
         # Before its orientation is asked for: Pillow turns TIFF upright as it loads them, and then says so.
         image.load()
         size = _resized_size(upright_size or _upright_size(image), spec)
         rgb = _to_rgb(_turn_upright(image))
         return np.array(_resize(rgb, size, spec))
-    except (
-        Exception
-    ) as error:  # Pillow's decoders raise anything at damaged data; one photo must not stop a folder
-        if "truncated" in str(error).lower():
-            raise ImageError(
-                "is truncated",
-                path=path,
-                expected="a whole picture",
-                found=_described(error),
-                hint="copy it again",
-            ) from error
-        raise ImageError("cannot be decoded", path=path, found=_described(error)) from error
-
-
-def _described(error: Exception) -> str:
-    return str(error) or type(error).__name__
+    except Exception as error:
+        raise _undecodable(error, path) from error
 
 
 def _from_array(array: NDArray[Any]) -> Image:
@@ -209,7 +193,7 @@ def _from_array(array: NDArray[Any]) -> Image:
 def _orientation(image: Image) -> int:
     """EXIF orientation, 1..8; a photo with broken EXIF data is a photo that stands upright."""
     try:
-        orientation = int(image.getexif().get(_ORIENTATION_TAG, 1))
+        orientation = int(image.getexif().get(ORIENTATION_TAG, 1))
     except (OSError, SyntaxError, ValueError, TypeError, struct.error):  # as Pillow's EXIF reader raises them
         return 1
     return orientation if orientation in range(1, 9) else 1

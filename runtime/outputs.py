@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 FORMATS = ("text", "jsonl", "csv", "table")
 """What `caption --format` offers."""
 
-_CSV_COLUMNS = ("path", "caption", "confidence", "bundle", "latency_ms", "error")
+_CSV_COLUMNS = ("path", "caption", "confidence", "bundle", "latency_ms", "error", "warning")
 _ESCAPED = ("Cc", "Cs")  # control characters, and the surrogates that stand for bytes that are no UTF-8
 _TABLE_WIDTH_NO_TERMINAL = 100
 
@@ -65,6 +65,7 @@ def caption_fields(caption: Caption) -> dict[str, Any]:
         "confidence": round(caption.confidence, 4),
         "bundle": caption.bundle,
         "latency_ms": round(caption.latency_ms, 2),
+        **({"warning": "; ".join(caption.warnings)} if caption.warnings else {}),
     }
 
 

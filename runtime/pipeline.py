@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from queue import Empty, Full, Queue
 from threading import Event, Thread
 from typing import TYPE_CHECKING
@@ -18,13 +18,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kiloword.runtime.errors import ImageError, KilowordError
-from kiloword.runtime.images import load_image
+from kiloword.runtime.images import Photo, load_photo
 from kiloword.runtime.outputs import CaptionRow
 from kiloword.runtime.threads import available_cpus
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from kiloword.runtime.captioner import Caption, Captioner
 
 _MAX_DECODE_THREADS = 4
@@ -33,10 +31,10 @@ _STOP_CHECK_S = 0.1
 
 @dataclass(frozen=True)
 class _Pending:
-    """A photo on its way: its path, and its pixels to be or why there are none."""
+    """A photo on its way: its path, and what is to be read or why it cannot be."""
 
     path: str
-    pixels: Future[NDArray[np.uint8]]
+    photo: Future[Photo]
 
 
 class _EndOfPhotos:
@@ -138,10 +136,10 @@ class _Ahead:
 
     def _start_decoding(self, photo: str | ImageError) -> _Pending:
         if isinstance(photo, ImageError):
-            failed: Future[NDArray[np.uint8]] = Future()
+            failed: Future[Photo] = Future()
             failed.set_exception(photo)
             return _Pending(photo.path or "", failed)
-        return _Pending(photo, self._decoders.submit(load_image, photo, self._image_spec))
+        return _Pending(photo, self._decoders.submit(load_photo, photo, self._image_spec))
 
     def _put(self, item: _Item) -> bool:
         """Wait for room in the queue; False if the run was stopped meanwhile."""
@@ -162,19 +160,20 @@ def _caption_batch(
     captioner: Captioner, batch: list[_Pending], num_beams: int | None, max_new_tokens: int | None
 ) -> Iterator[CaptionRow]:
     rows: list[CaptionRow | None] = []
-    pixels: list[NDArray[np.uint8]] = []
+    photos: list[Photo] = []
     for item in batch:
         try:
-            pixels.append(item.pixels.result())
+            photos.append(item.photo.result())
         except KilowordError as error:
             rows.append(CaptionRow(item.path, error=str(error)))
         else:
             rows.append(None)
     captions: list[Caption] = []
-    if pixels:
-        captions = captioner.caption_pixels(
-            np.stack(pixels), num_beams=num_beams, max_new_tokens=max_new_tokens
-        )
-    remaining = iter(captions)
+    if photos:
+        pixels = np.stack([photo.pixels for photo in photos])
+        captions = captioner.caption_pixels(pixels, num_beams=num_beams, max_new_tokens=max_new_tokens)
+    remaining = iter(
+        replace(caption, warnings=photo.warnings) for caption, photo in zip(captions, photos, strict=True)
+    )
     for item, row in zip(batch, rows, strict=True):
         yield row if row is not None else CaptionRow(item.path, next(remaining))

@@ -47,6 +47,8 @@ def record_rows(
 
 
 def _log_failure(row: CaptionRow) -> bool:
+    for warning in row.caption.warnings if row.caption else ():
+        _log.warning("%s: %s", row.path, warning)
     if row.error is not None:
         _log.error("%s", row.error)
     return row.error is None

@@ -210,7 +210,7 @@ def hostile(folder: Path) -> dict[str, Path]:
     files = {"missing": folder / "missing.jpg", "empty": folder / "empty.jpg"}
     files |= {"truncated": folder / "truncated.jpg", "text": folder / "text.jpg"}
     files["empty"].touch()
-    files["truncated"].write_bytes(jpeg.read_bytes()[: jpeg.stat().st_size // 2])
+    files["truncated"].write_bytes(jpeg.read_bytes()[: jpeg.stat().st_size // 10])
     files["text"].write_text("this is no picture\n")
     jpeg.unlink()
     return files

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -263,6 +264,33 @@ def test_truncated_file_says_so(tmp_path: Path, kind: str, keep: float) -> None:
     message = str(failure(path))
     assert message.startswith(f"{path}: is truncated; expected a whole picture")
     assert "copy it again" in message
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize(("kind", "keep"), [("JPEG", 0.6), ("PNG", 0.6), ("JPEG", 0.98)])
+def test_what_can_be_read_of_a_truncated_file(kind: str, keep: float, orientation: int) -> None:
+    """The pixels are those of the upper part alone, cut off by hand; turning works as ever."""
+    noise = np.random.default_rng(0).integers(0, 256, (80, 64, 3), dtype=np.uint8)
+    smooth = np.asarray(Image.fromarray(noise).resize((512, 640), Image.Resampling.BICUBIC))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    whole = encoded(Image.fromarray(smooth), kind, exif=exif)
+    photo = images.load_photo(whole[: int(keep * len(whole))], SPEC)
+    (warning,) = photo.warnings
+    found = re.fullmatch(r"is truncated; the caption describes the (\d+)% that can be read", warning)
+    assert found is not None
+    share = int(found[1]) / 100
+    assert abs(share - keep) < 0.1
+    expected = smooth[: round(share * len(smooth))]
+    upright = np.rot90(expected, -1) if orientation == 6 else expected
+    difference = photo.pixels.astype(float) - load_image(np.ascontiguousarray(upright), SPEC)
+    assert np.abs(difference).mean() < 6
+
+
+def test_too_little_of_a_truncated_file() -> None:
+    whole = encoded(Image.fromarray(np.asarray(Image.fromarray(scene()).resize((640, 480)))), "JPEG")
+    with pytest.raises(ImageError, match="is truncated"):
+        images.load_photo(whole[: len(whole) // 8], SPEC)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])

@@ -8,6 +8,7 @@ import json
 import os
 import stat
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,15 @@ def test_jsonl_has_the_promised_fields() -> None:
         "latency_ms": 12.35,
     }
     assert bad == {"path": "photos/bad.jpg", "error": "photos/bad.jpg: is empty"}
+
+
+def test_a_warning_goes_along_with_its_caption() -> None:
+    """In JSONL and CSV; lines of text are captions alone."""
+    cut = CaptionRow("cut.jpg", replace(CAPTION, warnings=("is truncated", "is odd")))
+    assert json.loads(written("jsonl", cut))["warning"] == "is truncated; is odd"
+    (row,) = csv.DictReader(io.StringIO(written("csv", cut)))
+    assert (row["warning"], row["error"]) == ("is truncated; is odd", "")
+    assert written("text", cut) == "cut.jpg: a dog runs\n"
 
 
 def test_jsonl_is_readable_utf8() -> None:
