@@ -14,6 +14,7 @@ from kiloword.commands.common import (
     avoid_words_option,
     batch_size_option,
     bundle_options,
+    min_confidence_option,
     open_output,
     output_option,
     prefer_option,
@@ -33,9 +34,13 @@ _log = logging.getLogger("kiloword")
     epilog=as_written(
         "Formats:",
         "  text   path: caption   (the caption alone when a single photo is named)",
-        "  jsonl  an object per line: path, caption, confidence, bundle, latency_ms; or path, error",
+        "  jsonl  an object per line: path, caption, confidence, reliable, reason, bundle, latency_ms;",
+        "         or path, error",
         "  csv    the same as columns, with a header",
         "  table  photo, caption, confidence and milliseconds, for reading",
+        "",
+        'Text and table say "no reliable description" where a caption is not reliable, and "probably" before',
+        "one that is not sure; jsonl and csv have the caption all the same, and the reason.",
         "",
         "Examples:",
         "  kiloword caption cat.jpg",
@@ -56,6 +61,7 @@ _log = logging.getLogger("kiloword")
     help="Also write each caption beside its photo (cat.jpg: cat.txt); a text that is there already is kept.",
 )  # fmt: skip
 @bundle_options
+@min_confidence_option
 @click.option("--max-new-tokens", type=click.IntRange(min=1), metavar="N", help="Longest caption, in tokens.")
 @avoid_words_option
 @prefer_option
@@ -70,6 +76,7 @@ def caption(
     num_beams: int | None,
     provider: str,
     threads: int | None,
+    min_confidence: float | None,
     max_new_tokens: int | None,
     avoid_words: tuple[str, ...],
     prefer: tuple[str, ...],
@@ -88,7 +95,9 @@ def caption(
     from kiloword.runtime.recording import record_rows
 
     wording = read_wording(avoid_words, prefer)
-    captioner = Captioner.load(bundle, provider=provider, threads=threads, wording=wording)
+    captioner = Captioner.load(
+        bundle, provider=provider, threads=threads, wording=wording, min_confidence=min_confidence
+    )
     one_photo, from_stdin = names_one_photo(paths), "-" in paths
     with open_output(output) as stream:
         shown = stream.isatty() and not one_photo

@@ -68,6 +68,10 @@ threads_option = click.option(
     metavar="N",
     help="Threads.  [default: what this process may use]",
 )
+min_confidence_option = click.option(
+    "--min-confidence", type=click.FloatRange(0, 1), metavar="X",
+    help="A caption with less confidence (0 to 1) is not reliable.  [default: the bundle decides]",
+)  # fmt: skip
 provider_option = click.option(
     "--provider", type=click.Choice(PROVIDERS), default="auto", show_default=True,
     help="What runs the model; one that is not there is an error, auto takes the best that is.",

@@ -18,6 +18,7 @@ from kiloword.runtime.errors import ConfigError, ImageError, KilowordError
 from kiloword.runtime.generation import Generated, generate, generate_stream
 from kiloword.runtime.images import Photo, load_photo
 from kiloword.runtime.manifest import AttentionSpec, GenerationSettings, check_generation
+from kiloword.runtime.reliability import judge
 from kiloword.runtime.sessions import AUTO, Sessions, load_sessions
 from kiloword.runtime.tokenizer import Tokenizer
 from kiloword.runtime.wording import Wording, WordRules
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
     from PIL.Image import Image
+
+    from kiloword.runtime.sessions import Tensors
 
 __all__ = ["Caption", "CaptionFailure", "Captioner", "ImageSource", "confidence"]
 
@@ -48,12 +51,18 @@ class Captioner:
     """
 
     def __init__(
-        self, bundle: Bundle, sessions: Sessions, tokenizer: Tokenizer, wording: Wording | None = None
+        self,
+        bundle: Bundle,
+        sessions: Sessions,
+        tokenizer: Tokenizer,
+        wording: Wording | None = None,
+        min_confidence: float | None = None,
     ) -> None:
         self._bundle = bundle
         self._sessions: Sessions | None = sessions
         self._tokenizer = tokenizer
         self._provider = sessions.provider
+        self._min_confidence = min_confidence
         self._rules = None if wording is None else WordRules(wording, tokenizer)
 
     @classmethod
@@ -64,6 +73,7 @@ class Captioner:
         provider: str = AUTO,
         threads: int | None = None,
         wording: Wording | None = None,
+        min_confidence: float | None = None,
     ) -> Captioner:
         """Load a bundle and get ready to caption.
 
@@ -72,6 +82,7 @@ class Captioner:
             provider: ``cpu``, ``cuda``, ...; ``auto`` takes the best that loads and logs which.
             threads: Threads for one operator; None for all that the process is allowed, at most 8.
             wording: Words never to write, and words to prefer to others; None: any that the model likes.
+            min_confidence: A caption with less confidence (0..1) is not reliable; None: the bundle decides.
 
         Raises:
             BundleError: The bundle is missing, damaged or of another version.
@@ -79,9 +90,8 @@ class Captioner:
             ConfigError: ``threads`` is less than 1, or the wording contradicts itself.
         """
         checked = load_bundle(bundle)
-        return cls(
-            checked, load_sessions(checked, provider, threads), Tokenizer(checked.tokenizer_path), wording
-        )
+        sessions = load_sessions(checked, provider, threads)
+        return cls(checked, sessions, Tokenizer(checked.tokenizer_path), wording, min_confidence)
 
     def reworded(self, wording: Wording | None) -> Captioner:
         """A captioner with another choice of words that shares this one's loaded graphs.
@@ -89,7 +99,8 @@ class Captioner:
         Raises:
             ConfigError: The wording contradicts itself.
         """
-        return Captioner(self._bundle, self._open_sessions(), self._tokenizer, wording)
+        sessions = self._open_sessions()
+        return Captioner(self._bundle, sessions, self._tokenizer, wording, self._min_confidence)
 
     @property
     def bundle(self) -> Bundle:
@@ -372,8 +383,8 @@ class Captioner:
         texts = [self._tokenizer.decode(result.token_ids) for result in results]
         latency_ms = 1000 * (time.perf_counter() - start) / len(results)
         captions = [
-            self._caption_of(result, text, latency_ms, photo.warnings)
-            for result, text, photo in zip(results, texts, photos, strict=True)
+            self._caption_of(result, text, latency_ms, photo, _row(encoded, row))
+            for row, (result, text, photo) in enumerate(zip(results, texts, photos, strict=True))
         ]
         if looking is None:
             return captions
@@ -392,14 +403,30 @@ class Captioner:
         return spec
 
     def _caption_of(
-        self, result: Generated, text: str, latency_ms: float, warnings: tuple[str, ...]
+        self, result: Generated, text: str, latency_ms: float, photo: Photo, encoded: Tensors
     ) -> Caption:
+        judged = judge(
+            self._bundle.manifest.reliability,
+            photo.pixels,
+            encoded,
+            result.token_logprobs,
+            self._min_confidence,
+        )
         return Caption(
             text=text,
-            confidence=confidence(result.token_logprobs),
+            confidence=judged.confidence,
+            reliable=judged.reliable,
+            reason=judged.reason,
+            sure=judged.sure,
+            mean_token_probability=confidence(result.token_logprobs),
             token_ids=result.token_ids,
             token_logprobs=result.token_logprobs,
             latency_ms=latency_ms,
             bundle=self._bundle.name,
-            warnings=warnings,
+            warnings=photo.warnings,
         )
+
+
+def _row(encoded: Tensors, row: int) -> Tensors:
+    """One photo's part of what the encoder returned for a batch."""
+    return {name: value[row] for name, value in encoded.items()}

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+NO_DESCRIPTION = "no reliable description"
+"""What people read instead of a caption that is not reliable."""
+
 
 @dataclass(frozen=True)
 class Caption:
@@ -20,7 +23,8 @@ class Caption:
 
     text: str
     confidence: float
-    """Geometric mean of the probabilities of the tokens, end of sequence included, 0..1; not calibrated."""
+    """Probability that the caption is good, 0..1, if the bundle is calibrated (docs/HONESTY.md says what good
+    is); else ``mean_token_probability``."""
     token_ids: tuple[int, ...]
     """Without the prompt; ends with the end-of-sequence token unless ``max_new_tokens`` ran out."""
     token_logprobs: tuple[float, ...]
@@ -31,11 +35,31 @@ class Caption:
     """Name of the bundle."""
     warnings: tuple[str, ...] = ()
     """What is wrong with the photo's file though it could be captioned: it is truncated, say."""
+    reliable: bool = True
+    """False: the picture is no photo, or the caption too uncertain to show; always true where the bundle is
+    not calibrated and no least confidence was asked for."""
+    reason: str | None = None
+    """Why it is not reliable; None where it is."""
+    sure: bool = True
+    """False: it needs a "probably"."""
+    mean_token_probability: float = 0.0
+    """Geometric mean of the probabilities of the tokens, end of sequence included, 0..1."""
     words: tuple[str, ...] = ()
     """The words of ``text``, if attention was asked for."""
     attention: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
     """Where the decoder looked for each word, if that was asked for: (words, grid height, grid width), each
     map sums to 1. The grid lies over what the encoder saw of the photo, its first row at the top."""
+
+    @property
+    def spoken(self) -> str:
+        """What to show to people: `text`, with "probably" where it is not sure, or `NO_DESCRIPTION`.
+
+        >>> Caption("a dog", 0.4, (), (), 9.0, "mine", sure=False).spoken
+        'probably a dog'
+        """
+        if not self.reliable:
+            return NO_DESCRIPTION
+        return self.text if self.sure else f"probably {self.text}"
 
 
 @dataclass(frozen=True)

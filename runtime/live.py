@@ -192,7 +192,7 @@ def live_fields(live: LiveCaption) -> dict[str, Any]:
 def live_text(live: LiveCaption) -> str:
     """A live caption as a line for people."""
     facts = f"confidence {live.caption.confidence:.2f}, frame {live.frame_index}, {live.age_ms:.0f} ms old"
-    return f"{live.caption.text}  ({facts})\n"
+    return f"{live.caption.spoken}  ({facts})\n"
 
 
 class LiveWriter:

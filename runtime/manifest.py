@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from kiloword.runtime.reliability_spec import ReliabilitySpec, check_reliability
+
 FORMAT_VERSION = 1
 
 Role = Literal[
@@ -155,6 +157,8 @@ class Manifest:
     """Measured quality and speed, fp32 beside it."""
     attention: AttentionSpec | None = None
     """How to tell where the decoder looked; null: it cannot be told."""
+    reliability: ReliabilitySpec | None = None
+    """How far to trust a caption; null: each counts as reliable, and its confidence is not calibrated."""
     format_version: int = FORMAT_VERSION
 
 
@@ -171,6 +175,7 @@ def check(manifest: Manifest) -> list[str]:
         *_check_roles(manifest),
         *_check_feeds(manifest),
         *_check_attention(manifest),
+        *_check_reliability(manifest),
         *_check_files(manifest),
     ]
 
@@ -352,6 +357,14 @@ def _check_query(manifest: Manifest, name: str, key: str) -> list[str]:
     if int(heads) * int(head_width) != width:
         return [f"attention.queries: {name} has the width {width}, {key} has {heads} heads of {head_width}"]
     return []
+
+
+def _check_reliability(manifest: Manifest) -> list[str]:
+    if manifest.reliability is None:
+        return []
+    return check_reliability(
+        manifest.reliability, {tensor.name: tensor.axes for tensor in manifest.encoder.outputs}
+    )
 
 
 def _check_files(manifest: Manifest) -> list[str]:

@@ -27,7 +27,10 @@ _log = logging.getLogger(__name__)
 FORMATS = ("text", "jsonl", "csv", "table")
 """What `caption --format` offers."""
 
-_CSV_COLUMNS = ("path", "caption", "confidence", "bundle", "latency_ms", "error", "warning")
+_CSV_COLUMNS = (
+    *("path", "caption", "confidence", "bundle", "latency_ms", "error", "warning"),
+    *("reliable", "reason"),
+)
 _ESCAPED = ("Cc", "Cs")  # control characters, and the surrogates that stand for bytes that are no UTF-8
 _TABLE_WIDTH_NO_TERMINAL = 100
 
@@ -65,6 +68,8 @@ def caption_fields(caption: Caption) -> dict[str, Any]:
         "confidence": round(caption.confidence, 4),
         "bundle": caption.bundle,
         "latency_ms": round(caption.latency_ms, 2),
+        "reliable": caption.reliable,
+        "reason": caption.reason,
         **({"warning": "; ".join(caption.warnings)} if caption.warnings else {}),
     }
 
@@ -131,7 +136,7 @@ class _TextWriter:
         if row.caption is None:
             return
         prefix = f"{printable(row.path)}: " if self._with_path else ""
-        _write_now(self._stream, f"{prefix}{row.caption.text}\n")
+        _write_now(self._stream, f"{prefix}{row.caption.spoken}\n")
 
 
 class _JsonlWriter:
@@ -180,7 +185,7 @@ class _TableWriter:
             return
         caption = row.caption
         self._write_cells(
-            printable(row.path), caption.text, f"{caption.confidence:.2f}", f"{caption.latency_ms:.0f}"
+            printable(row.path), caption.spoken, f"{caption.confidence:.2f}", f"{caption.latency_ms:.0f}"
         )
 
     def _write_cells(self, photo: str, caption: str, confidence: str, latency: str, style: str = "") -> None:

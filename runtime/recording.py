@@ -57,6 +57,9 @@ def _log_failure(row: CaptionRow) -> bool:
 def _record_sidecar(row: CaptionRow) -> bool:
     if row.caption is None:
         return False
+    if not row.caption.reliable:  # a wrong description beside a photo is worse than none
+        _log.info("%s: no sidecar: %s", row.path, row.caption.reason)
+        return True
     try:
         left_alone = write_sidecar(row.path, row.caption.text)
     except OSError as error:

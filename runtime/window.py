@@ -116,7 +116,7 @@ def _draw_panel(width: int, live: LiveCaption | None) -> NDArray[np.uint8]:
     line_height, facts_height = text_size * 5 // 4, text_size
     panel = Image.new("RGB", (width, 2 * _MARGIN + _CAPTION_LINES * line_height + facts_height), _BACKGROUND)
     draw = ImageDraw.Draw(panel)
-    lines = wrap(live.caption.text if live else "...", caption_font, width - 2 * _MARGIN)
+    lines = wrap(live.caption.spoken if live else "...", caption_font, width - 2 * _MARGIN)
     for number, line in enumerate(lines[:_CAPTION_LINES]):
         draw.text((_MARGIN, _MARGIN + number * line_height), line, _CAPTION_COLOUR, caption_font)
     facts_top = _MARGIN + _CAPTION_LINES * line_height

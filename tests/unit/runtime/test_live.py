@@ -130,6 +130,8 @@ def test_jsonl_line() -> None:
         "confidence": 0.5,
         "bundle": "tiny",
         "latency_ms": 30.0,
+        "reliable": True,
+        "reason": None,
     }
 
 

@@ -56,8 +56,24 @@ def test_jsonl_has_the_promised_fields() -> None:
         "confidence": 0.1235,
         "bundle": "tiny",
         "latency_ms": 12.35,
+        "reliable": True,
+        "reason": None,
     }
     assert bad == {"path": "photos/bad.jpg", "error": "photos/bad.jpg: is empty"}
+
+
+def test_people_read_no_caption_that_is_not_reliable_and_programs_do() -> None:
+    unsure = CaptionRow("a.jpg", replace(CAPTION, sure=False))
+    none = CaptionRow("b.jpg", replace(CAPTION, reliable=False, reason="does not look like a photo"))
+    assert written("text", unsure, none) == "a.jpg: probably a dog runs\nb.jpg: no reliable description\n"
+    table = written("table", none)
+    assert "no reliable description" in table
+    assert "dog" not in table
+    fields = json.loads(written("jsonl", none))
+    assert (fields["caption"], fields["reliable"]) == ("a dog runs", False)
+    assert fields["reason"] == "does not look like a photo"
+    (row,) = csv.DictReader(io.StringIO(written("csv", none)))
+    assert (row["caption"], row["reliable"]) == ("a dog runs", "False")
 
 
 def test_a_warning_goes_along_with_its_caption() -> None:
