@@ -80,7 +80,7 @@ def objectives_of(
     terms: list[tuple[float, Objective]] = []
     if stage.samples:
         reward = CaptionReward(captions, ids)
-        terms.append((1.0, lambda seen: _self_critical(seen, reward, ids, stage.samples, max_new_tokens)))
+        terms.append((1.0, lambda seen: _self_critical(seen, reward, ids, stage, max_new_tokens)))
     else:
         terms.append((1.0, lambda seen: _cross_entropy(seen, ids, stage.label_smoothing)))
     return Objectives(terms, samples=stage.samples > 0)
@@ -91,11 +91,13 @@ def _cross_entropy(seen: Seen, ids: TokenIds, label_smoothing: float) -> Term:
 
 
 def _self_critical(
-    seen: Seen, reward: CaptionReward, ids: TokenIds, samples: int, max_new_tokens: int
+    seen: Seen, reward: CaptionReward, ids: TokenIds, stage: Stage, max_new_tokens: int
 ) -> Term:
-    sampled = sample_captions(seen.model, seen.features.detach(), ids, samples, max_new_tokens)
+    temperature = stage.sample_temperature
+    features = seen.features.detach()
+    sampled = sample_captions(seen.model, features, ids, stage.samples, max_new_tokens, temperature)
     rewards = reward(seen.rows, sampled)
-    loss = self_critical_loss(seen.model, seen.features, sampled, rewards, ids)
+    loss = self_critical_loss(seen.model, seen.features, sampled, rewards, ids, temperature)
     return Term(loss, {"reward": float(rewards.mean())})
 
 

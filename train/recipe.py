@@ -116,6 +116,8 @@ class Stage:
     samples: int = 0
     """Captions of each photo that the model samples itself in a step, to learn from their CIDEr-D: 2 or
     more for self-critical training; 0: cross-entropy on people's captions."""
+    sample_temperature: float = 1.0
+    """What logits are divided by when the model samples; less than 1 keeps to what it thinks probable."""
 
     def problems(self) -> list[str]:
         """Values that make no sense."""
@@ -127,6 +129,8 @@ class Stage:
             found.append(f"label_smoothing: expected 0 or more and less than 1, found {self.label_smoothing}")
         if self.samples < 0 or self.samples == 1:
             found.append(f"samples: expected 0, or 2 or more, found {self.samples}")
+        if self.sample_temperature <= 0:
+            found.append(f"sample_temperature: expected more than 0, found {self.sample_temperature}")
         return found
 
 

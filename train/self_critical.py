@@ -61,7 +61,12 @@ class CaptionReward:
 
 @torch.no_grad()
 def sample_captions(
-    model: CaptionModel, features: Tensor, ids: TokenIds, samples: int, max_tokens: int
+    model: CaptionModel,
+    features: Tensor,
+    ids: TokenIds,
+    samples: int,
+    max_tokens: int,
+    temperature: float = 1.0,
 ) -> NDArray[np.int64]:
     """Captions drawn word by word with the probabilities that the model gives them.
 
@@ -71,6 +76,9 @@ def sample_captions(
         ids: ``pad``, ``bos`` and ``unk`` are never drawn.
         samples: captions of each picture.
         max_tokens: most new tokens.
+        temperature: logits are divided by it. Less than 1 makes what is probable more probable: label smoothing
+            teaches a model to keep a tenth of each step for any word at all, and few of its samples would be
+            sentences.
 
     Returns:
         int64 (B, samples, L + 1), beginning with ``<bos>``, padded after ``<eos>``.
@@ -86,7 +94,7 @@ def sample_captions(
     logits, state = decoder.step(first, np.arange(len(features))[:, None], context, state)
     logits = logits.repeat(samples, axis=1)
     while True:
-        drawn = np.where(running, _draw(logits, ids), ids.pad)
+        drawn = np.where(running, _draw(logits / temperature, ids), ids.pad)
         token_ids = np.concatenate([token_ids, drawn[:, :, None]], axis=2)
         running &= drawn != ids.eos
         if not running.any() or token_ids.shape[2] > max_tokens:
@@ -115,6 +123,7 @@ def self_critical_loss(
     sampled: NDArray[np.int64],
     rewards: NDArray[np.float32],
     ids: TokenIds,
+    temperature: float = 1.0,
 ) -> Tensor:
     """Policy-gradient loss of sampled captions; each sample's baseline is the mean of the others.
 
@@ -124,6 +133,7 @@ def self_critical_loss(
         sampled: int64 (B, samples, L) from ``sample_captions``, at least two samples.
         rewards: (B, samples).
         ids: the special tokens.
+        temperature: that of the sampling.
 
     Returns:
         A scalar: minus the mean over tokens of advantage times log-probability.
@@ -134,7 +144,8 @@ def self_critical_loss(
     target = tokens[:, :, 1:]
     counts = target != ids.pad
     hidden = model(features, tokens[:, :, :-1])
-    logprobs = _only_words(model.decoder.logits(hidden[counts]).float(), ids).log_softmax(-1)
+    logits = model.decoder.logits(hidden[counts]).float() / temperature
+    logprobs = _only_words(logits, ids).log_softmax(-1)
     chosen = logprobs.gather(-1, target[counts][:, None])[:, 0]
     weight = advantage.to(features.device)[:, :, None].expand(target.shape)[counts]
     return -(weight * chosen).mean()

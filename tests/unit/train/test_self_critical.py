@@ -57,15 +57,18 @@ def test_the_reward_is_cider_d_with_the_end_as_a_word() -> None:
     assert found[0, 0] > found[0, 1], "a sentence that stops in the middle must not pay"
 
 
-def test_samples_follow_the_probabilities_of_the_model(model: CaptionModel) -> None:
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_samples_follow_the_probabilities_of_the_model(model: CaptionModel, temperature: float) -> None:
     torch.manual_seed(0)
-    sampled = sample_captions(model, features(2), IDS, samples=4000, max_tokens=1)
+    sampled = sample_captions(model, features(2), IDS, 4000, max_tokens=1, temperature=temperature)
     assert sampled.shape == (2, 4000, 2)
     logits = model.decoder.logits(model(features(2), torch.full((2, 1, 1), IDS.bos)))[:, 0, 0]
     logits[:, [IDS.pad, IDS.bos, IDS.unk]] = -torch.inf
     for picture in range(2):
         counted = np.bincount(sampled[picture, :, 1], minlength=9) / 4000
-        assert counted == pytest.approx(logits.softmax(-1)[picture].detach().numpy(), abs=0.03)
+        assert counted == pytest.approx(
+            (logits / temperature).softmax(-1)[picture].detach().numpy(), abs=0.03
+        )
 
 
 def test_samples_are_sentences(model: CaptionModel) -> None:
