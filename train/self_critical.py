@@ -76,9 +76,9 @@ def sample_captions(
         ids: ``pad``, ``bos`` and ``unk`` are never drawn.
         samples: captions of each picture.
         max_tokens: most new tokens.
-        temperature: logits are divided by it. Less than 1 makes what is probable more probable: label smoothing
-            teaches a model to keep a tenth of each step for any word at all, and few of its samples would be
-            sentences.
+        temperature: logits are divided by it. Less than 1 makes what is probable more probable: label
+            smoothing teaches a model to keep a tenth of each step for any word at all, and few of its samples
+            would be sentences.
 
     Returns:
         int64 (B, samples, L + 1), beginning with ``<bos>``, padded after ``<eos>``.
