@@ -103,6 +103,34 @@ def _load(source: _Source, spec: ImageSpec, pixel_limit: int, *, salvages: bool)
         return _read(stream, spec, pixel_limit, path, salvages)
 
 
+def upright_size(
+    source: str | os.PathLike[str] | bytes | Image | NDArray[np.uint8], *, pixel_limit: int = PIXEL_LIMIT
+) -> tuple[int, int]:
+    """Width and height of a picture as it stands upright; of a file, only the header is read.
+
+    Args:
+        source: As for `load_image`.
+        pixel_limit: As for `load_image`.
+
+    Raises:
+        ImageError: The picture is missing, empty, too large, or not a picture.
+
+    >>> upright_size(np.zeros((20, 30, 3), dtype=np.uint8))
+    (30, 20)
+    """
+    from PIL.Image import Image
+
+    if isinstance(source, np.ndarray):
+        return _from_array(source).size
+    if isinstance(source, Image):
+        return _upright_size(source)
+    path = None if isinstance(source, bytes) else _as_path(source)
+    with io.BytesIO(source) if isinstance(source, bytes) else _open_file(_as_path(source)) as stream:
+        image = _identify(stream, pixel_limit, path)
+        _check_size(image, pixel_limit, path)
+        return _upright_size(image)
+
+
 def _as_path(source: str | os.PathLike[str]) -> Path:
     try:
         return Path(source)
