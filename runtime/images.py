@@ -103,9 +103,7 @@ def _load(source: _Source, spec: ImageSpec, pixel_limit: int, *, salvages: bool)
         return _read(stream, spec, pixel_limit, path, salvages)
 
 
-def upright_size(
-    source: str | os.PathLike[str] | bytes | Image | NDArray[np.uint8], *, pixel_limit: int = PIXEL_LIMIT
-) -> tuple[int, int]:
+def upright_size(source: _Source, *, pixel_limit: int = PIXEL_LIMIT) -> tuple[int, int]:
     """Width and height of a picture as it stands upright; of a file, only the header is read.
 
     Args:
@@ -124,11 +122,11 @@ def upright_size(
         return _from_array(source).size
     if isinstance(source, Image):
         return _upright_size(source)
-    path = None if isinstance(source, bytes) else _as_path(source)
-    with io.BytesIO(source) if isinstance(source, bytes) else _open_file(_as_path(source)) as stream:
-        image = _identify(stream, pixel_limit, path)
-        _check_size(image, pixel_limit, path)
-        return _upright_size(image)
+    if isinstance(source, bytes):
+        return _upright_size(open_picture(io.BytesIO(source), pixel_limit, None))
+    path = _as_path(source)
+    with _open_file(path) as stream:
+        return _upright_size(open_picture(stream, pixel_limit, path))
 
 
 def _as_path(source: str | os.PathLike[str]) -> Path:

@@ -89,5 +89,5 @@ def explain_encoder(checkpoint: Path, photo: ImageSource) -> Explanation:
     spec = image_spec(loaded.recipe)
     pixels = torch.from_numpy(load_image(photo, spec))[None]
     map_ = attention_rollout(encoder, pixels)
-    note = f"{loaded.recipe.name}, attention rollout to the class token through {encoder.depth} blocks"
+    note = f"{loaded.recipe.name}, attention rollout to the class token through {encoder.levels} blocks"
     return Explanation(see(photo, spec, _EDGE), "What the encoder saw", ("encoder",), map_[None], note)
