@@ -16,14 +16,13 @@ import click
 try:
     from kiloword import __version__
     from kiloword.commands import COMMANDS
-    from kiloword.commands.common import EXIT_FAILED, as_written, verbose_option
+    from kiloword.commands.common import EXIT_FAILED, EXIT_INTERRUPTED, as_written, verbose_option
     from kiloword.runtime.errors import KilowordError
 except ModuleNotFoundError as missing:
     if missing.name != "kiloword":
         raise
     sys.exit("error: kiloword is not installed. Try, in the checkout: pip install -e .")
 
-EXIT_INTERRUPTED = 130
 
 _log = logging.getLogger("kiloword")
 

@@ -10,10 +10,12 @@ import click
 
 from kiloword.commands.common import (
     EXIT_FAILED,
+    EXIT_INTERRUPTED,
     as_written,
     avoid_words_option,
     batch_size_option,
     bundle_options,
+    echo,
     min_confidence_option,
     open_output,
     output_option,
@@ -23,6 +25,9 @@ from kiloword.commands.common import (
 )
 
 if TYPE_CHECKING:
+    from kiloword.runtime.captioner import Captioner
+    from kiloword.runtime.folder_run import FolderRun, RunEnd
+    from kiloword.runtime.pipeline import PipelineOptions
     from kiloword.runtime.progress import CaptionProgress
 
 _STDIN_WAIT_S = 0.05
@@ -46,6 +51,7 @@ _log = logging.getLogger("kiloword")
         "  kiloword caption cat.jpg",
         "  kiloword caption holidays/ -o captions.jsonl",
         "  kiloword caption cat.jpg --prefer person --avoid-words guy,dude",
+        "  kiloword caption holidays/ -o captions.jsonl --retry-failed",
         "  find . -name '*.png' | kiloword caption - --format csv",
     )
 )
@@ -60,6 +66,14 @@ _log = logging.getLogger("kiloword")
     "--sidecar", type=click.Choice(("txt",)),
     help="Also write each caption beside its photo (cat.jpg: cat.txt); a text that is there already is kept.",
 )  # fmt: skip
+@click.option(
+    "--state", type=click.Path(dir_okay=False), metavar="FILE",
+    help="Remember in this file what was done.  [default: OUTPUT.journal with -o, "
+    "FOLDER/.kiloword.journal with a sidecar, none otherwise]",
+)  # fmt: skip
+@click.option("--redo", is_flag=True, help="Do photos again that are done already.")
+@click.option("--retry-failed", is_flag=True, help="Do photos again that failed.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done and how long it would take.")
 @bundle_options
 @min_confidence_option
 @click.option("--max-new-tokens", type=click.IntRange(min=1), metavar="N", help="Longest caption, in tokens.")
@@ -72,6 +86,10 @@ def caption(
     format_name: str | None,
     output: str | None,
     sidecar: str | None,
+    state: str | None,
+    redo: bool,
+    retry_failed: bool,
+    dry_run: bool,
     bundle: str | None,
     num_beams: int | None,
     provider: str,
@@ -87,38 +105,112 @@ def caption(
     PATH is a photo, a folder (with all below it; hidden files are skipped), a glob, or - for paths on stdin,
     one per line. A photo that cannot be read is named on stderr and the others get their captions; the exit
     code is then 1.
+
+    With -o or a sidecar, a journal remembers what was done: run the same command again, and only photos that
+    are new or changed, or were captioned by another bundle or with other settings, are done.
     """
     from kiloword.runtime.captioner import Captioner
-    from kiloword.runtime.folders import expand_paths, names_one_photo, raw_stdin
-    from kiloword.runtime.outputs import default_format, make_writer
-    from kiloword.runtime.pipeline import caption_photos
-    from kiloword.runtime.recording import record_rows
+    from kiloword.runtime.folder_run import FolderRun, default_state
+    from kiloword.runtime.folders import expand_paths, names_one_photo
+    from kiloword.runtime.outputs import default_format
+    from kiloword.runtime.pipeline import PipelineOptions, plan_lanes
+    from kiloword.runtime.sinks import TextSidecars
 
-    wording = read_wording(avoid_words, prefer)
-    captioner = Captioner.load(
-        bundle, provider=provider, threads=threads, wording=wording, min_confidence=min_confidence
-    )
     one_photo, from_stdin = names_one_photo(paths), "-" in paths
+    sinks = [TextSidecars()] if sidecar else []
+    if state is None and (sinks or not one_photo):
+        state = default_state(paths, output, sidecars=bool(sinks))
+    if state is None and (redo or retry_failed):
+        raise click.UsageError("--redo and --retry-failed need a journal: -o FILE, --sidecar or --state FILE")
+    to_people = output is None and sys.stdout.isatty() and not one_photo
+    run = FolderRun(
+        state=state,
+        output=output if state is not None else None,
+        format_name=format_name or default_format(output, to_people=to_people),
+        with_path=not one_photo,
+        sinks=sinks,
+        redo=redo,
+        redo_first=None if from_stdin else lambda: expand_paths(paths),
+        retry_failed=retry_failed,
+    )
+    live = from_stdin and output is None
+    few = one_photo or live  # each as quick as can be; else as many as can be in a given time
+    lanes, lane_threads = (1, threads) if few else plan_lanes(threads)
+    captioner = Captioner.load(
+        bundle,
+        provider=provider,
+        threads=lane_threads,
+        wording=read_wording(avoid_words, prefer),
+        min_confidence=min_confidence,
+    )
+    options = PipelineOptions(
+        batch_size=batch_size,
+        num_beams=num_beams,
+        max_new_tokens=max_new_tokens,
+        threads=threads,
+        lanes=lanes if captioner.provider == "cpu" else 1,
+        max_wait_s=_STDIN_WAIT_S if live else None,
+    )
+    if dry_run:
+        _say_what_would_be_done(captioner, paths, run, options)
+        return
+    end = _run(captioner, paths, run, options, output)
+    _say_how_it_ended(end, run)
+
+
+def _run(
+    captioner: Captioner,
+    paths: tuple[str, ...],
+    run: FolderRun,
+    options: PipelineOptions,
+    output: str | None,
+) -> RunEnd:
+    from dataclasses import replace
+
+    from kiloword.runtime.folder_run import run_folder
+    from kiloword.runtime.folders import expand_paths, raw_stdin
+    from kiloword.runtime.outputs import make_writer
+
+    photos = expand_paths(paths, raw_stdin() if "-" in paths else None)
+    if run.output is not None:
+        return run_folder(captioner, photos, run, options, _progress(paths))
     with open_output(output) as stream:
-        shown = stream.isatty() and not one_photo
-        writer = make_writer(
-            format_name or default_format(output, to_people=shown), stream, with_path=not one_photo
-        )
-        rows = caption_photos(
-            captioner,
-            expand_paths(paths, raw_stdin() if from_stdin else None),
-            batch_size=batch_size,
-            num_beams=num_beams,
-            max_new_tokens=max_new_tokens,
-            decode_threads=threads,
-            max_wait_s=_STDIN_WAIT_S if from_stdin else None,
-        )
-        with _progress(paths) as progress:
-            recorded = record_rows(rows, writer, progress, sidecars=sidecar is not None)
-    if recorded.failed:
-        if recorded.photos > 1:
-            _log.error("%d of %d failed", recorded.failed, recorded.photos)
+        writer = make_writer(run.format_name, stream, with_path=run.with_path)
+        in_order = replace(options, in_order=True)
+        return run_folder(captioner, photos, run, in_order, _progress(paths), writer)
+
+
+def _say_what_would_be_done(
+    captioner: Captioner, paths: tuple[str, ...], run: FolderRun, options: PipelineOptions
+) -> None:
+    from kiloword.runtime.dry_run import plan_run
+    from kiloword.runtime.folders import expand_paths, raw_stdin
+
+    photos = expand_paths(paths, raw_stdin() if "-" in paths else None)
+    for line in plan_run(captioner, photos, run, options).lines():
+        echo(line + "\n")
+
+
+def _say_how_it_ended(end: RunEnd, run: FolderRun) -> None:
+    """Lines on stderr and the exit code."""
+    counts = end.counts
+    if counts.failed_before:
+        _log.warning("%d failed in an earlier run; --retry-failed tries them again", counts.failed_before)
+    if counts.failed and counts.photos > 1:
+        _log.error("%d of %d failed", counts.failed, counts.photos)
+    if end.interrupted:
+        done = f"interrupted after {counts.photos} photo{'s' if counts.photos != 1 else ''}"
+        click.echo(f"{done}; to go on: {_go_on()}" if run.state else done, err=True)
+        sys.exit(EXIT_INTERRUPTED)
+    if counts.failed:
         sys.exit(EXIT_FAILED)
+
+
+def _go_on() -> str:
+    """The command that continues this run: a run that does all again has forgotten the rest already."""
+    import shlex
+
+    return shlex.join(["kiloword", *(word for word in sys.argv[1:] if word != "--redo")])
 
 
 def _progress(paths: tuple[str, ...]) -> CaptionProgress:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # two.
 PROVIDERS = ("auto", "cpu", "cuda", "tensorrt", "openvino", "coreml", "directml")
 EXIT_FAILED = 1
+EXIT_INTERRUPTED = 130
 
 _log = logging.getLogger("kiloword")
 _AnyFunction = TypeVar("_AnyFunction", bound=Callable[..., Any])

@@ -44,7 +44,10 @@ read back exactly.
 was and what was written so far is in `FILE.partial`.
 
 `--sidecar txt` writes `cat.txt` beside `cat.jpg`. A text file that is there already is left alone and named
-on stderr, unless it is empty or holds that very caption.
+on stderr, unless it is empty or holds a caption that kiloword wrote there.
+
+With `-o` or a sidecar, a run remembers what it did, and the same command goes on where the last one stopped;
+[FOLDERS.md](FOLDERS.md) explains how.
 """
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import islice
 from os import PathLike
-from typing import TYPE_CHECKING, Literal, TypeAlias, Union, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Union, overload
 
 import numpy as np
 
@@ -63,6 +63,7 @@ class Captioner:
         self._tokenizer = tokenizer
         self._provider = sessions.provider
         self._min_confidence = min_confidence
+        self._wording = wording
         self._rules = None if wording is None else WordRules(wording, tokenizer)
 
     @classmethod
@@ -303,6 +304,22 @@ class Captioner:
                 "the captioner is closed", path=self._bundle.directory, hint="Captioner.load()"
             )
         return self._sessions
+
+    def settings_that_count(
+        self, *, num_beams: int | None = None, max_new_tokens: int | None = None
+    ) -> dict[str, Any]:
+        """All settings that a caption depends on besides the bundle, ready for JSON.
+
+        Args:
+            num_beams: As for `caption`.
+            max_new_tokens: As for `caption`.
+
+        Raises:
+            ConfigError: The settings make no sense.
+        """
+        search = asdict(self._settings(num_beams, max_new_tokens, None, None))
+        wording = None if self._wording is None else asdict(self._wording)
+        return {**search, "wording": wording, "min_confidence": self._min_confidence}
 
     def _settings(
         self,

@@ -12,16 +12,17 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kiloword.runtime.database import Database
 from kiloword.runtime.journal_outputs import JournalOutputs
+from kiloword.runtime.outputs import Outcome
 
 if TYPE_CHECKING:
-    from kiloword.runtime.captioner import Caption
-    from kiloword.runtime.manifest import GenerationSettings, Manifest
+    from kiloword.runtime.captions import Caption
+    from kiloword.runtime.manifest import Manifest
 
 JOURNAL_SUFFIX = ".journal"
 FOLDER_JOURNAL = ".kiloword.journal"
@@ -29,14 +30,13 @@ FOLDER_JOURNAL = ".kiloword.journal"
 
 _APPLICATION_ID = 0x6B776F72  # "kwor"
 _VERSION = 1
-_HASH_BYTES = 32
 
 # A file that changes twice within one tick of its file system's clock has one time for two contents. FAT has
 # the longest ticks, two seconds: a younger file's time is not relied on (as git does with its index).
 _CLOCK_TICK_NS = 2_000_000_000
 
 # Not kept: they take more room than all the rest and nobody asks for them of a folder.
-_CAPTION_FIELDS_LEFT_OUT = ("text", "confidence", "token_ids", "token_logprobs")
+_CAPTION_FIELDS_LEFT_OUT = ("text", "confidence", "token_ids", "token_logprobs", "words", "attention")
 # What of a manifest does not change a caption; the search's defaults are counted with the settings.
 _MANIFEST_WITHOUT_EFFECT = ("name", "generation", "files", "provenance", "report")
 _FILES_WITHOUT_EFFECT = ("CARD.md",)
@@ -103,15 +103,6 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What became of a content: a caption or an error, never both."""
-
-    caption: Caption | None = None
-    error: str | None = None
-    """Why there is no caption, without the photo's path, which may change."""
-
-
-@dataclass(frozen=True)
 class Listed:
     """A photo of this run with what is known of it."""
 
@@ -121,23 +112,13 @@ class Listed:
     """None where it is still to be done."""
 
 
-def content_hash(data: bytes) -> bytes:
-    """The hash by which the journal knows a content: 32 bytes of BLAKE2b, twice as fast as SHA-256 here."""
-    return hashlib.blake2b(data, digest_size=_HASH_BYTES).digest()
-
-
-def new_hasher() -> hashlib.blake2b:
-    """What computes `content_hash` piece by piece."""
-    return hashlib.blake2b(digest_size=_HASH_BYTES)
-
-
-def work_of(manifest: Manifest, settings: GenerationSettings) -> Work:
-    """Describe the work of a bundle with certain settings.
+def work_of(manifest: Manifest, settings: Mapping[str, Any]) -> Work:
+    """Describe the work of a bundle with certain settings, such as `Captioner.settings_that_count` gives.
 
     A bundle is known by what can change a caption: its graphs, its tokenizer and what the manifest says of
     them, and not by its name, its card or its report.
     """
-    from kiloword.runtime.captioner import Caption
+    from kiloword.runtime.captions import Caption
 
     facts = dataclasses.asdict(manifest)
     files = {name: record["sha256"] for name, record in facts["files"].items()}
@@ -146,7 +127,7 @@ def work_of(manifest: Manifest, settings: GenerationSettings) -> Work:
     # With another version of this program a caption may have other fields: then it is made again.
     facts |= {"files": files, "caption_fields": sorted(field.name for field in dataclasses.fields(Caption))}
     digest = hashlib.sha256(_as_json(facts).encode()).hexdigest()
-    return Work(digest, manifest.name, _as_json(dataclasses.asdict(settings)))
+    return Work(digest, manifest.name, _as_json(settings))
 
 
 def journal_of(path: str) -> str:
@@ -265,7 +246,12 @@ class Journal:
             "SELECT runs.id, bundle_name, version, started, seconds, captioned, failed, ended"
             " FROM runs JOIN works ON works.id = runs.work ORDER BY runs.id DESC"
         )
-        return [Run(*row[:-1], bool(row[-1])) for row in self._database.rows(query)]
+        return [
+            Run(number, bundle, version, started, seconds, captioned, failed, bool(ended))
+            for number, bundle, version, started, seconds, captioned, failed, ended in self._database.rows(
+                query
+            )
+        ]
 
     def seconds_per_photo(self) -> float | None:
         """What this work took for a photo in its last run of some length, if there was one."""
@@ -376,10 +362,14 @@ def _is_detail(name: str) -> bool:
 def _outcome(text: str | None, confidence: float, details: str, error: str | None) -> Outcome:
     if text is None:
         return Outcome(error=error)
-    from kiloword.runtime.captioner import Caption
+    from kiloword.runtime.captions import Caption
 
-    return Outcome(Caption(text, confidence, (), (), **json.loads(details)))
+    # JSON knows no tuples.
+    known = {
+        name: tuple(fact) if isinstance(fact, list) else fact for name, fact in json.loads(details).items()
+    }
+    return Outcome(Caption(text, confidence, (), (), **known))
 
 
-def _as_json(facts: dict[str, Any]) -> str:
+def _as_json(facts: Mapping[str, Any]) -> str:
     return json.dumps(facts, ensure_ascii=True, sort_keys=True, separators=(",", ":"))

@@ -34,7 +34,7 @@ class RecordedOutput:
     text: str
     """The caption that was written."""
     content_before: bytes | None
-    """Hash of the target's content before (`journal.content_hash`); None if there was no such file."""
+    """Hash of the target's content before (`hashing.content_hash`); None if there was no such file."""
     content_after: bytes
     """Hash of the target's content after."""
     undo: bytes | None
@@ -103,13 +103,17 @@ class JournalOutputs:
         found = self._database.one(query, (self._path_key(photo), kind))
         return None if found is None else self._output(found)
 
-    def wrote(self, target: str, content: bytes) -> bool:
-        """Whether a file with this content is what we wrote there, and so nobody else's text."""
+    def wrote(self, photo: str, target: str, content: bytes) -> bool:
+        """Whether a file with this content is what we wrote there for this photo, and so nobody else's text.
+
+        Of two photos with one sidecar (`cat.jpg` and `cat.png`: `cat.txt`) the first one has it.
+        """
         query = (
-            "SELECT 1 FROM outputs WHERE target = ? AND content_after = ?"
+            "SELECT 1 FROM outputs WHERE target = ? AND photo = ? AND content_after = ?"
             " AND state IN ('planned', 'written') LIMIT 1"
         )
-        return self._database.one(query, (self._path_key(target), content)) is not None
+        keys = (self._path_key(target), self._path_key(photo))
+        return self._database.one(query, (*keys, content)) is not None
 
     def of_run(self, run: int) -> Iterator[RecordedOutput]:
         """What a run wrote or was about to write, the last one first: the order to take it back in."""
@@ -119,6 +123,12 @@ class JournalOutputs:
         )
         for row in self._database.rows(query, (run,)):
             yield self._output(row)
+
+    def unfinished(self) -> Iterator[str]:
+        """Files that a killed run was writing or about to write."""
+        query = "SELECT DISTINCT target FROM outputs WHERE state = 'planned'"
+        for (target,) in self._database.rows(query):
+            yield self._path_of(target)
 
     def _output(self, row: Row) -> RecordedOutput:
         number, run, photo, target, *rest = row

@@ -1,4 +1,4 @@
-"""Where captions go: text, JSONL, CSV, a table; files written whole or not at all; txt sidecars.
+"""Where captions go: text, JSONL, CSV, a table; and files that are written whole or not at all.
 
 Everything is UTF-8. A file name that is no valid UTF-8 (which Linux allows) never stops a run: the odd
 bytes are escaped.
@@ -7,6 +7,7 @@ bytes are escaped.
 from __future__ import annotations
 
 import csv
+import filecmp
 import io
 import json
 import logging
@@ -32,7 +33,17 @@ _CSV_COLUMNS = (
     *("reliable", "reason"),
 )
 _ESCAPED = ("Cc", "Cs")  # control characters, and the surrogates that stand for bytes that are no UTF-8
+_TEMPORARY_SUFFIX = ".part"
 _TABLE_WIDTH_NO_TERMINAL = 100
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a photo's content, wherever it lies: a caption or an error, never both."""
+
+    caption: Caption | None = None
+    error: str | None = None
+    """Why there is no caption, without the photo's path, which may change."""
 
 
 @dataclass(frozen=True)
@@ -230,15 +241,16 @@ def prepare_stream(stream: TextIO) -> TextIO:
 
 
 @contextmanager
-def write_atomically(path: str | Path) -> Iterator[TextIO]:
+def write_atomically(path: str | Path, *, keep_partial: bool = True) -> Iterator[TextIO]:
     """Open a text file for writing that appears under its name only when the block ends without an exception.
 
-    An existing file stays as it was until then. When the block is left by an exception, what was written so
-    far is kept beside it as `NAME.partial`. What is no ordinary file (`/dev/null`, a pipe) is written
-    directly.
+    An existing file stays as it was until then, and for good if it holds the same already. When the block is
+    left by an exception, what was written so far is kept beside it as `NAME.partial`. What is no ordinary
+    file (`/dev/null`, a pipe) is written directly.
 
     Args:
         path: The file; a link is followed, so that the link stays one.
+        keep_partial: False to keep nothing when the block is left by an exception.
 
     Raises:
         OSError: The folder does not exist or cannot be written, or the disk is full.
@@ -254,16 +266,29 @@ def write_atomically(path: str | Path) -> Iterator[TextIO]:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        temporary.replace(target)
+        if target.exists() and filecmp.cmp(temporary, target, shallow=False):
+            temporary.unlink()
+        else:
+            temporary.replace(target)
+            sync_folder(target.parent)
     except BaseException:
-        _keep_partial(temporary, target)
+        if keep_partial:
+            _keep_partial(temporary, target)
+        else:
+            temporary.unlink(missing_ok=True)
         raise
+
+
+def _temporary_prefix(target: Path) -> str:
+    return f".{target.name[:40]}."
 
 
 def _temporary_beside(target: Path) -> Path:
     """An empty file of its own in the target's folder, with the rights that a new file there gets."""
     # Cut, so that a name of the longest permitted length still works.
-    handle, name = tempfile.mkstemp(prefix=f".{target.name[:40]}.", suffix=".part", dir=target.parent)
+    handle, name = tempfile.mkstemp(
+        prefix=_temporary_prefix(target), suffix=_TEMPORARY_SUFFIX, dir=target.parent
+    )
     os.close(handle)
     umask = os.umask(0)
     os.umask(umask)
@@ -281,39 +306,13 @@ def _keep_partial(temporary: Path, target: Path) -> None:
             temporary.unlink()
 
 
-def write_sidecar(photo: str, caption: str) -> str | None:
-    """Write a caption to the txt file beside its photo (`cat.jpg` -> `cat.txt`), never over somebody's text.
-
-    An existing file is replaced only if it is empty; if it holds this very caption there is nothing to do.
-
-    Args:
-        photo: The photo's path.
-        caption: The text; a line end is added.
-
-    Returns:
-        None if the sidecar now holds the caption, else why an existing one was left alone, with its path.
+def write_new(target: Path, content: bytes) -> None:
+    """Create a file whole; no moment shows half of it, and not even a power cut does.
 
     Raises:
+        FileExistsError: Somebody was quicker; theirs stays.
         OSError: The folder cannot be written, or the disk is full.
     """
-    sidecar = Path(os.path.splitext(photo)[0] + ".txt")
-    content = f"{caption}\n".encode()
-    if os.path.lexists(sidecar):
-        found = sidecar.read_bytes() if sidecar.is_file() else None
-        if found is not None and found.strip() == content.strip():
-            return None
-        if found is None or found.strip():
-            return f"{sidecar}: left as it was: it holds a text that is not this caption"
-        sidecar.unlink()
-    try:
-        _write_new(sidecar, content)
-    except FileExistsError:  # somebody was quicker; theirs stays
-        return f"{sidecar}: left as it was: it appeared while the photo was captioned"
-    return None
-
-
-def _write_new(target: Path, content: bytes) -> None:
-    """Create a file whole, or raise `FileExistsError`; no moment shows half of it."""
     temporary = _temporary_beside(target)
     try:
         with temporary.open("wb") as stream:
@@ -321,8 +320,46 @@ def _write_new(target: Path, content: bytes) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         _rename_to_new(temporary, target)
+        sync_folder(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def replace_file(target: Path, content: bytes) -> None:
+    """Replace a file's content; every moment, even a power cut's, shows the old one or the new one.
+
+    Raises:
+        OSError: The folder cannot be written, or the disk is full; the old content is there.
+    """
+    temporary = _temporary_beside(target)
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(target)
+        sync_folder(target.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a renaming in a folder survive a power cut, where the system can promise that."""
+    with suppress(OSError):  # Windows opens no folders, and some network drives do not sync them
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def remove_leftovers(target: Path) -> None:
+    """Remove what a killed process left of writing this file; nobody else may be writing it."""
+    start = _temporary_prefix(target)
+    with suppress(OSError):
+        for name in os.listdir(target.parent):
+            if name.startswith(start) and name.endswith(_TEMPORARY_SUFFIX):
+                (target.parent / name).unlink(missing_ok=True)
 
 
 def _rename_to_new(temporary: Path, target: Path) -> None:

@@ -1,50 +1,80 @@
-"""Captions any number of photos in order and in constant memory: list, decode ahead, caption in batches.
+"""Captions any number of photos in constant memory, all processors busy: list, read, decode, batch, caption.
 
-One thread lists paths and hands them to a few decoding threads (Pillow releases the interpreter's lock while
-it decodes); the caller's thread runs the model. The queue between them is short, so neither a hundred
-thousand paths nor their pixels are ever held at once.
+One thread lists paths, a few read files and decode them, and one or more lanes run the model, each a batch at
+a time (Pillow and onnxruntime release the interpreter's lock). `runtime.flow` says who goes next. Results
+come as they are ready; who needs them in order puts them back in order (`InOrder`).
+
+On a processor, as many lanes as processors with one thread each do more than one lane with all threads, for
+threads within a product wait for each other: see docs/FOLDERS.md for what was measured.
 """
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from queue import Empty, Full, Queue
-from threading import Event, Thread
+from threading import Thread
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kiloword.runtime.copies import Claim, Copies, Task
 from kiloword.runtime.errors import ImageError, KilowordError
-from kiloword.runtime.images import Photo, load_photo
-from kiloword.runtime.outputs import CaptionRow
+from kiloword.runtime.flow import Flow, FlowLimits
+from kiloword.runtime.outputs import CaptionRow, Outcome
+from kiloword.runtime.reading import PhotoFile, read_photo
+from kiloword.runtime.results import Done, InOrder
 from kiloword.runtime.threads import available_cpus
 
 if TYPE_CHECKING:
-    from kiloword.runtime.captioner import Caption, Captioner
+    from numpy.typing import NDArray
 
-_MAX_DECODE_THREADS = 4
-_STOP_CHECK_S = 0.1
+    from kiloword.runtime.captioner import Captioner
+    from kiloword.runtime.journal import Journal
+
+MOST_LANES = 8
+"""Each lane holds the activations of a batch; with more processors, lanes get several threads."""
+
+# Readers that wait for a disk hold up nobody else.
+_MORE_READERS_THAN_PROCESSORS = 4
+_KNOWN_AT_A_TIME = 64
+_AHEAD = 2000
+_END_WAIT_S = 10
 
 
 @dataclass(frozen=True)
-class _Pending:
-    """A photo on its way: its path, and what is to be read or why it cannot be."""
+class PipelineOptions:
+    """How photos are captioned."""
 
-    path: str
-    photo: Future[Photo]
+    batch_size: int = 8
+    """Photos that go through the model together."""
+    num_beams: int | None = None
+    """Beams; None for the bundle's own default."""
+    max_new_tokens: int | None = None
+    """Longest caption in tokens; None for the bundle's own default."""
+    threads: int | None = None
+    """Processors to use; None for what the process may use."""
+    lanes: int = 1
+    """Batches in the model at the same time; see `plan_lanes`."""
+    max_wait_s: float | None = None
+    """How long a batch that is not full waits for more photos; None: while there is other work."""
+    in_order: bool = False
+    """Whether somebody waits for the results in order: then they do not run ahead without limit."""
 
 
-class _EndOfPhotos:
-    """Travels through the queue behind the last photo, with whatever stopped the listing early."""
+def plan_lanes(threads: int | None = None) -> tuple[int, int]:
+    """How to use some processors for many photos.
 
-    def __init__(self, error: Exception | None = None) -> None:
-        self.error = error
+    Args:
+        threads: Processors to use; None for what the process may use.
 
-
-_Item = _Pending | _EndOfPhotos
+    Returns:
+        Lanes, and threads for each lane's session.
+    """
+    count = threads or available_cpus()
+    lanes = min(count, MOST_LANES)
+    return lanes, max(1, count // lanes)
 
 
 def caption_photos(
@@ -54,7 +84,7 @@ def caption_photos(
     batch_size: int = 8,
     num_beams: int | None = None,
     max_new_tokens: int | None = None,
-    decode_threads: int | None = None,
+    threads: int | None = None,
     max_wait_s: float | None = None,
 ) -> Iterator[CaptionRow]:
     """Caption photos in order; a photo that cannot be read becomes a row with an error and stops nothing.
@@ -65,115 +95,234 @@ def caption_photos(
         batch_size: Photos that go through the model together.
         num_beams: Beams; None for the bundle's own default.
         max_new_tokens: Longest caption in tokens; None for the bundle's own default.
-        decode_threads: Most threads that decode; None for what the process may use. Never more than 4.
-        max_wait_s: How long a batch that is not full waits for more photos. None waits for a full one, so
-        that the
-            batches, and with them the results, do not depend on timing; use a short wait where photos arrive
-            one by one and somebody waits for each answer.
+        threads: Processors to use; None for what the process may use.
+        max_wait_s: As in `PipelineOptions`.
 
     Yields:
         One row for each of `photos`.
     """
-    workers = min(_MAX_DECODE_THREADS, decode_threads or available_cpus())
-    with _Ahead(captioner, photos, look_ahead=2 * batch_size, workers=workers) as ahead:
-        while batch := ahead.take(batch_size, max_wait_s):
-            yield from _caption_batch(captioner, batch, num_beams, max_new_tokens)
+    options = PipelineOptions(batch_size, num_beams, max_new_tokens, threads, 1, max_wait_s, in_order=True)
+    in_order = InOrder()
+    with Pipeline(captioner, photos, options) as pipeline:
+        for results in pipeline:
+            for done in in_order.take(results):
+                yield done.row()
+            pipeline.all_before(in_order.position)
 
 
-class _Ahead:
-    """Lists and decodes photos ahead of the model, never more than `look_ahead` of them."""
+@dataclass(frozen=True)
+class _Ready:
+    """A photo with its pixels."""
+
+    task: Task
+    photo: PhotoFile
+    pixels: NDArray[np.uint8]
+    warnings: tuple[str, ...]
+
+
+class Pipeline:
+    """The threads that caption photos. Use it in a `with` statement and iterate over it.
+
+    Args:
+        captioner: What captions; its sessions should have the threads that `plan_lanes` says.
+        photos: What `expand_paths` yields.
+        options: How.
+        journal: What is known already; only read, but for the list of photos. None: nothing is known.
+    """
 
     def __init__(
-        self, captioner: Captioner, photos: Iterable[str | ImageError], *, look_ahead: int, workers: int
+        self,
+        captioner: Captioner,
+        photos: Iterable[str | ImageError],
+        options: PipelineOptions,
+        journal: Journal | None = None,
     ) -> None:
-        self._image_spec = captioner.bundle.manifest.image
-        self._queue: Queue[_Item] = Queue(maxsize=look_ahead)
-        self._stop = Event()
-        self._ended = False
-        self._decoders = ThreadPoolExecutor(workers, thread_name_prefix="kiloword-decode")
-        # A daemon, because a thread that waits for a line on stdin cannot be told to stop.
-        self._lister = Thread(target=self._list, args=(photos,), name="kiloword-list", daemon=True)
+        self._captioner = captioner
+        self._photos = photos
+        self._options = options
+        self._journal = journal
+        self._copies = Copies(journal)
+        processors = options.threads or available_cpus()
+        readers = processors + _MORE_READERS_THAN_PROCESSORS
+        self._flow: Flow[Task, _Ready, Done] = Flow(_limits(captioner, options, processors, readers))
+        # Daemons, because a thread that waits for a line on stdin or for a dead disk cannot be told to stop.
+        self._threads = [
+            self._thread("list", self._list),
+            *(self._thread("read", self._read) for _ in range(readers)),
+            *(self._thread("caption", self._caption) for _ in range(options.lanes)),
+        ]
 
-    def __enter__(self) -> _Ahead:
-        self._lister.start()
+    def __enter__(self) -> Pipeline:
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._stop.set()
-        self._decoders.shutdown(wait=False, cancel_futures=True)
+        self._flow.close()
+        # A thread that is in onnxruntime while the interpreter ends would crash it.
+        deadline = time.monotonic() + _END_WAIT_S
+        for thread in self._threads[1:]:
+            thread.join(max(0.0, deadline - time.monotonic()))
 
-    def take(self, batch_size: int, max_wait_s: float | None) -> list[_Pending]:
-        """The next photos in order, at most `batch_size`; empty at the end."""
-        batch: list[_Pending] = []
-        deadline: float | None = None
-        while len(batch) < batch_size and not self._ended:
+    def __iter__(self) -> Iterator[list[Done]]:
+        """Results as they are ready, in no order, some at a time.
+
+        Raises:
+            KilowordError: The model or the journal failed; results that were ready came before.
+        """
+        while results := self._flow.take_done():
+            yield results
+
+    def all_before(self, position: int) -> None:
+        """Say that all results before this one were used, if they are wanted in order."""
+        self._flow.all_before(position)
+
+    def stop(self) -> None:
+        """Begin nothing new; the batches that are running end, and iterating gives their results."""
+        self._flow.stop()
+
+    def _thread(self, name: str, work: Callable[[], None]) -> Thread:
+        def guarded() -> None:
             try:
-                item = self._queue.get(timeout=_seconds_until(deadline))
-            except Empty:
-                break
-            if isinstance(item, _Pending):
-                batch.append(item)
-            else:
-                self._end(item)
-            if deadline is None and max_wait_s is not None:
-                deadline = time.monotonic() + max_wait_s
-        return batch
+                work()
+            except BaseException as error:  # noqa: BLE001  raised again by `take_done`
+                self._flow.fail(error)
 
-    def _end(self, end: _EndOfPhotos) -> None:
-        self._ended = True
-        if end.error is not None:
-            raise end.error
+        return Thread(target=guarded, name=f"kiloword-{name}", daemon=True)
 
-    def _list(self, photos: Iterable[str | ImageError]) -> None:
-        end = _EndOfPhotos()
-        try:
-            for photo in photos:
-                if self._stop.is_set() or not self._put(self._start_decoding(photo)):
-                    return
-        except Exception as error:  # noqa: BLE001  raised again by `take`
-            end = _EndOfPhotos(error)
-        self._put(end)
+    # Listing
 
-    def _start_decoding(self, photo: str | ImageError) -> _Pending:
-        if isinstance(photo, ImageError):
-            failed: Future[Photo] = Future()
-            failed.set_exception(photo)
-            return _Pending(photo.path or "", failed)
-        return _Pending(photo, self._decoders.submit(load_photo, photo, self._image_spec))
-
-    def _put(self, item: _Item) -> bool:
-        """Wait for room in the queue; False if the run was stopped meanwhile."""
-        while not self._stop.is_set():
-            try:
-                self._queue.put(item, timeout=_STOP_CHECK_S)
-            except Full:
+    def _list(self) -> None:
+        position = 0
+        known: list[Done] = []
+        at_a_time = 1 if self._options.max_wait_s is not None else _KNOWN_AT_A_TIME
+        for photo in self._photos:
+            if self._flow.stopping:
+                return
+            listed = self._look_up(position, photo)
+            if listed is None:  # named twice
                 continue
-            return True
-        return False
+            if isinstance(listed, Done):
+                known.append(listed)
+            if known and (len(known) >= at_a_time or isinstance(listed, Task)):
+                self._flow.put_done(known)
+                known = []
+            if isinstance(listed, Task) and not self._flow.put_photo(position, listed):
+                return
+            position += 1
+        if known:
+            self._flow.put_done(known)
+        self._flow.end_listing()
 
-
-def _seconds_until(deadline: float | None) -> float | None:
-    return None if deadline is None else max(0.0, deadline - time.monotonic())
-
-
-def _caption_batch(
-    captioner: Captioner, batch: list[_Pending], num_beams: int | None, max_new_tokens: int | None
-) -> Iterator[CaptionRow]:
-    rows: list[CaptionRow | None] = []
-    photos: list[Photo] = []
-    for item in batch:
+    def _look_up(self, position: int, photo: str | ImageError) -> Task | Done | None:
+        """What is to be done for a photo: all, nothing any more, or nothing because it came before."""
+        journal = self._journal
+        if isinstance(photo, ImageError):
+            return self._failed(Task(position, photo.path or ""), photo)
+        if journal is None:
+            return Task(position, photo)
+        if not journal.list_photo(position, photo):
+            return None
         try:
-            photos.append(item.photo.result())
-        except KilowordError as error:
-            rows.append(CaptionRow(item.path, error=str(error)))
-        else:
-            rows.append(None)
-    captions: list[Caption] = []
-    if photos:
-        pixels = np.stack([photo.pixels for photo in photos])
-        captions = captioner.caption_pixels(pixels, num_beams=num_beams, max_new_tokens=max_new_tokens)
-    remaining = iter(
-        replace(caption, warnings=photo.warnings) for caption, photo in zip(captions, photos, strict=True)
+            stat = os.stat(photo)
+        except (OSError, ValueError):  # the reader says what is wrong
+            stat = None
+        known = None if stat is None else journal.unchanged(photo, stat)
+        if known is None:
+            journal.forget_file(photo)
+        elif known[1] is not None:
+            return Done(position, photo, known[1], known[0], stat, known=True)
+        return Task(position, photo)
+
+    # Reading and decoding
+
+    def _read(self) -> None:
+        while (task := self._flow.take_photo()) is not None:
+            ready = None
+            try:
+                ready = self._read_one(task)
+            except ImageError as error:
+                self._flow.put_done([self._failed(task, error)])
+            finally:
+                self._flow.photo_read(ready)
+
+    def _read_one(self, task: Task) -> _Ready | None:
+        """Read and decode a photo; None if its content needs no captioning."""
+        photo = read_photo(task.path)
+        if photo.content is not None:
+            claim = self._copies.claim(photo.content, task, photo)
+            if isinstance(claim, Outcome):
+                self._flow.put_done([_done(task, photo, claim)])
+            if claim is not Claim.FIRST:
+                return None
+        with self._flow.permit_to_decode() as granted:
+            if not granted:
+                return None
+            try:
+                decoded = photo.decode(self._captioner.bundle.manifest.image)
+            except ImageError as error:
+                self._settle_failure(task, photo, error)
+                return None
+        # Without its bytes: there are many pixels in waiting, and only a few files in work.
+        return _Ready(task, replace(photo, data=None), decoded.pixels, decoded.warnings)
+
+    def _settle_failure(self, task: Task, photo: PhotoFile, error: ImageError) -> None:
+        if photo.data is not None:
+            self._settle(task, photo, Outcome(error=_without_path(error, task.path)))
+            return
+        # It was decoded from the file itself, which may have changed: that says nothing of the content.
+        copies = [] if photo.content is None else self._copies.give_up(photo.content)
+        self._flow.put_done([self._failed(failed, error) for failed in (task, *(copy for copy, _ in copies))])
+
+    def _failed(self, task: Task, error: ImageError) -> Done:
+        """Nothing is known of its content, so the error belongs to the path."""
+        if self._journal is not None:
+            self._journal.list_error(task.position, task.path, _without_path(error, task.path))
+        return Done(task.position, task.path, Outcome(error=_without_path(error, task.path)), fresh=True)
+
+    # Captioning
+
+    def _caption(self) -> None:
+        options = self._options
+        while batch := self._flow.take_batch():
+            try:
+                captions = self._captioner.caption_pixels(
+                    np.stack([ready.pixels for ready in batch]),
+                    num_beams=options.num_beams,
+                    max_new_tokens=options.max_new_tokens,
+                )
+                for ready, caption in zip(batch, captions, strict=True):
+                    with_warnings = replace(caption, warnings=ready.warnings)
+                    self._settle(ready.task, ready.photo, Outcome(with_warnings))
+            finally:
+                self._flow.batch_done()
+
+    def _settle(self, task: Task, photo: PhotoFile, outcome: Outcome) -> None:
+        """Hand over a result, for the photo and for its copies that waited for it."""
+        copies = [] if photo.content is None else self._copies.settle(photo.content, outcome)
+        results = [_done(copy, copy_photo, outcome) for copy, copy_photo in copies]
+        self._flow.put_done([_done(task, photo, outcome, fresh=True), *results])
+
+
+def _limits(captioner: Captioner, options: PipelineOptions, processors: int, readers: int) -> FlowLimits:
+    on_processor = captioner.provider == "cpu"
+    batches = options.batch_size * options.lanes
+    return FlowLimits(
+        batch_size=options.batch_size,
+        permits=processors,
+        lane_permits=max(1, processors // options.lanes) if on_processor else 0,
+        to_read=readers,
+        ready=batches + max(batches, readers),
+        done=max(4 * batches, 4 * _KNOWN_AT_A_TIME),
+        ahead=_AHEAD if options.in_order else None,
+        max_wait_s=options.max_wait_s,
     )
-    for item, row in zip(batch, rows, strict=True):
-        yield row if row is not None else CaptionRow(item.path, next(remaining))
+
+
+def _done(task: Task, photo: PhotoFile, outcome: Outcome, *, fresh: bool = False) -> Done:
+    return Done(task.position, task.path, outcome, photo.content, photo.stat, fresh=fresh)
+
+
+def _without_path(error: KilowordError, path: str) -> str:
+    """An error's line without the path, which is put before it where it is shown."""
+    return str(error).removeprefix(f"{path}: ")

@@ -6,11 +6,11 @@ import csv
 import io
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -350,8 +350,9 @@ def test_misuse_exits_with_2(arguments: tuple[str, ...]) -> None:
 @posix_only
 def test_a_closed_pipe_ends_the_run_quietly(bundle: str, folder: Path) -> None:
     """`kiloword caption folder | head -1` must not end in a traceback."""
-    for number in range(200):
-        shutil.copy(folder / "a.png", folder / f"{number:03d}.png")
+    photo = (folder / "a.png").read_bytes()
+    for number in range(200):  # each with a content of its own, for copies are captioned once
+        (folder / f"{number:03d}.png").write_bytes(photo + bytes([number]))
     with subprocess.Popen(
         [*KILOWORD, "caption", folder, "--bundle", bundle],
         stdout=subprocess.PIPE,
@@ -368,33 +369,31 @@ def test_a_closed_pipe_ends_the_run_quietly(bundle: str, folder: Path) -> None:
 
 
 @posix_only
-def test_ctrl_c_keeps_what_was_written(bundle: str, folder: Path, tmp_path: Path) -> None:
-    """One line, exit code 130, and the captions so far beside where they would have gone."""
+def test_ctrl_c_keeps_what_was_done(bundle: str, folder: Path, tmp_path: Path) -> None:
+    """One line that says how to go on, exit code 130, and what was done is known to the next run."""
+    arguments = ["caption", "-", "--bundle", bundle, "--format", "jsonl", "--state", str(tmp_path / "state")]
     with subprocess.Popen(
-        [*KILOWORD, "caption", "-", "--bundle", bundle, "-o", tmp_path / "out.jsonl"],
+        [*KILOWORD, *arguments],
         stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=environment(),
     ) as process:
         assert process.stdin
+        assert process.stdout
         assert process.stderr
         process.stdin.write(f"{folder / 'a.png'}\n".encode())
         process.stdin.flush()
-        wait_for_content(tmp_path, ".out.jsonl.*")
+        line = process.stdout.readline()
         process.send_signal(signal.SIGINT)
         assert process.wait(TIMEOUT_S) == 130
-        warning, last = process.stderr.read().decode().splitlines()
-    assert "out.jsonl.partial" in warning
-    assert last == "interrupted"
-    assert json.loads((tmp_path / "out.jsonl.partial").read_text("utf-8"))["path"] == str(folder / "a.png")
-    assert not (tmp_path / "out.jsonl").exists()
-
-
-def wait_for_content(folder: Path, pattern: str) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
-    while not any(path.stat().st_size for path in folder.glob(pattern)):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+        (last,) = process.stderr.read().decode().splitlines()
+    go_on = "interrupted after 1 photo; to go on: kiloword "
+    assert last.startswith(go_on)
+    assert shlex.split(last.removeprefix(go_on)) == arguments
+    (folder / "a.png").rename(folder / "moved.png")
+    done = kiloword(*arguments, stdin=f"{folder / 'moved.png'}\n")
+    assert json.loads(done.stdout) == {**json.loads(line), "path": str(folder / "moved.png")}
 
 
 # The camera

@@ -14,11 +14,13 @@ import pytest
 
 from kiloword import JournalError
 from kiloword.runtime.bundle import Bundle
-from kiloword.runtime.captioner import Caption
-from kiloword.runtime.journal import Journal, Outcome, Work, content_hash, journal_of, work_of
+from kiloword.runtime.captions import Caption
+from kiloword.runtime.hashing import content_hash
+from kiloword.runtime.journal import Journal, Work, journal_of, work_of
+from kiloword.runtime.outputs import Outcome
 
 WORK = Work("bundle", "tiny", "{}")
-CAPTION = Caption("a dog runs", 0.5, (5, 2), (-0.1, -0.2), 12.5, "tiny")
+CAPTION = Caption("a dog runs", 0.5, (5, 2), (-0.1, -0.2), 12.5, "tiny", ("is truncated",), sure=False)
 OLD_NS = 1_600_000_000_000_000_000
 
 
@@ -149,18 +151,18 @@ def test_names_that_are_no_utf8(journal: Journal, tmp_path: Path) -> None:
 def test_the_bundle_is_known_by_what_changes_captions(bundle: Bundle) -> None:
     """The same graphs under another name and with another report are the same work; another file is not."""
     manifest = bundle.manifest
-    work = work_of(manifest, manifest.generation)
+    settings = dataclasses.asdict(manifest.generation)
+    work = work_of(manifest, settings)
     renamed = dataclasses.replace(manifest, name="other", report={"CIDEr": 1}, provenance={})
-    assert work_of(renamed, manifest.generation).bundle == work.bundle
+    assert work_of(renamed, settings).bundle == work.bundle
     files = {
         **manifest.files,
         "decoder.onnx": dataclasses.replace(manifest.files["decoder.onnx"], sha256="0" * 64),
     }
-    assert work_of(dataclasses.replace(manifest, files=files), manifest.generation).bundle != work.bundle
+    assert work_of(dataclasses.replace(manifest, files=files), settings).bundle != work.bundle
     image = dataclasses.replace(manifest.image, resample="box")
-    assert work_of(dataclasses.replace(manifest, image=image), manifest.generation).bundle != work.bundle
-    settings = dataclasses.replace(manifest.generation, num_beams=3)
-    assert work_of(manifest, settings) != work
+    assert work_of(dataclasses.replace(manifest, image=image), settings).bundle != work.bundle
+    assert work_of(manifest, {**settings, "num_beams": 3}) != work
 
 
 def test_runs_are_counted(journal: Journal) -> None:
@@ -182,9 +184,12 @@ def test_outputs_are_known_and_taken_back_in_reverse(journal: Journal, photo: Pa
     before = content_hash(b"a dog\n")
     second = outputs.plan(str(photo), sidecar, "txt", "a cat", before=before, after=after, undo=b"u")
     journal.commit()
-    assert outputs.wrote(sidecar, content_hash(b"a dog\n"))
-    assert outputs.wrote(sidecar, content_hash(b"a cat\n"))  # it may have been written before a kill
-    assert not outputs.wrote(sidecar, content_hash(b"somebody's own words\n"))
+    assert outputs.wrote(str(photo), sidecar, content_hash(b"a dog\n"))
+    assert outputs.wrote(
+        str(photo), sidecar, content_hash(b"a cat\n")
+    )  # it may have been written before a kill
+    assert not outputs.wrote(str(photo), sidecar, content_hash(b"somebody's own words\n"))
+    assert not outputs.wrote(str(photo.with_suffix(".png")), sidecar, content_hash(b"a cat\n"))
     latest = outputs.latest(str(photo), "txt")
     assert latest is not None
     assert (latest.id, latest.text, latest.state, latest.undo) == (second, "a cat", "planned", b"u")
@@ -193,7 +198,7 @@ def test_outputs_are_known_and_taken_back_in_reverse(journal: Journal, photo: Pa
     for output in (first, second):
         outputs.mark(output, "undone")
     assert list(outputs.of_run(run)) == []
-    assert not outputs.wrote(sidecar, content_hash(b"a cat\n"))
+    assert not outputs.wrote(str(photo), sidecar, content_hash(b"a cat\n"))
 
 
 # Faults
@@ -209,7 +214,7 @@ def test_a_kill_loses_only_what_was_not_committed(tmp_path: Path) -> None:
     path = tmp_path / "j"
     script = (
         "import os, sys\n"
-        "from kiloword.runtime.journal import *\n"
+        "from kiloword.runtime.journal import Journal, Outcome, Work\n"
         "journal = Journal(sys.argv[1]); journal.begin_run(Work('bundle', 'tiny', '{}'))\n"
         "journal.record_outcome(b'a', Outcome(error='x')); journal.commit()\n"
         "journal.record_outcome(b'b', Outcome(error='x'))\n"

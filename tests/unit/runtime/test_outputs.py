@@ -1,4 +1,4 @@
-"""Lines, tables, files that appear whole, and sidecars that never replace somebody's text."""
+"""Lines, tables, files that appear whole."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from kiloword.runtime.outputs import (
     printable,
     shorten_path,
     write_atomically,
-    write_sidecar,
+    write_new,
 )
 
 CAPTION = Caption("a dog runs", 0.123456, (5, 2), (-0.1, -0.2), 12.3456, "tiny")
@@ -229,66 +229,4 @@ def test_the_longest_names_work(tmp_path: Path) -> None:
     """255 bytes is the limit of most file systems; the temporary name must not exceed it."""
     with write_atomically(tmp_path / ("x" * 251 + ".txt")) as stream:
         stream.write("x")
-    assert write_sidecar(str(tmp_path / ("y" * 251 + ".jpg")), "a dog") is None
-
-
-def test_sidecar_beside_its_photo(tmp_path: Path) -> None:
-    """The convention of training sets: the photo's name with .txt for its suffix."""
-    assert write_sidecar(str(tmp_path / "my.dog.jpg"), "a dog") is None
-    assert (tmp_path / "my.dog.txt").read_bytes() == b"a dog\n"
-    assert os.listdir(tmp_path) == ["my.dog.txt"]
-
-
-def test_a_sidecar_with_this_caption_is_ours(tmp_path: Path) -> None:
-    photo = str(tmp_path / "dog.jpg")
-    write_sidecar(photo, "a dog")
-    before = (tmp_path / "dog.txt").stat().st_mtime_ns
-    assert write_sidecar(photo, "a dog") is None
-    assert (tmp_path / "dog.txt").stat().st_mtime_ns == before
-
-
-def test_somebodys_text_is_never_replaced(tmp_path: Path) -> None:
-    (tmp_path / "dog.txt").write_bytes(b"my dog Rex\r\n")
-    message = write_sidecar(str(tmp_path / "dog.jpg"), "a dog")
-    assert message is not None
-    assert "dog.txt" in message
-    assert (tmp_path / "dog.txt").read_bytes() == b"my dog Rex\r\n"
-
-
-def test_an_empty_sidecar_is_filled(tmp_path: Path) -> None:
-    """Annotation tools make empty ones in advance."""
-    (tmp_path / "dog.txt").write_text(" \n")
-    assert write_sidecar(str(tmp_path / "dog.jpg"), "a dog") is None
-    assert (tmp_path / "dog.txt").read_text() == "a dog\n"
-
-
-@posix_only
-def test_a_sidecar_that_is_a_folder_or_a_dangling_link_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "dog.txt").mkdir()
-    (tmp_path / "cat.txt").symlink_to("nowhere.txt")
-    assert write_sidecar(str(tmp_path / "dog.jpg"), "a dog") is not None
-    assert write_sidecar(str(tmp_path / "cat.jpg"), "a cat") is not None
-    assert not (tmp_path / "nowhere.txt").exists()
-
-
-def test_a_sidecar_that_appears_meanwhile_is_left_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Two runs at once, or a person: between the look and the write, the file came to be."""
-    (tmp_path / "dog.txt").write_text("theirs\n")
-    monkeypatch.setattr(os.path, "lexists", lambda path: False)
-    assert write_sidecar(str(tmp_path / "dog.jpg"), "a dog") is not None
-    assert (tmp_path / "dog.txt").read_text() == "theirs\n"
-    assert os.listdir(tmp_path) == ["dog.txt"]
-
-
-def test_sidecars_on_a_file_system_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory cards are FAT, where os.link fails."""
-
-    def no_links(*_: object) -> None:
-        raise PermissionError("no hard links here")
-
-    monkeypatch.setattr(os, "link", no_links)
-    assert write_sidecar(str(tmp_path / "dog.jpg"), "a dog") is None
-    assert (tmp_path / "dog.txt").read_text() == "a dog\n"
-    assert os.listdir(tmp_path) == ["dog.txt"]
+    write_new(tmp_path / ("y" * 251 + ".txt"), b"x")

@@ -1,0 +1,108 @@
+"""Reads a photo's file once: for its hash and for decoding, and notices when it changes meanwhile."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, BinaryIO
+
+from kiloword.runtime.errors import ImageError
+from kiloword.runtime.hashing import content_hash, new_hasher
+from kiloword.runtime.images import Photo, load_photo
+
+if TYPE_CHECKING:
+    from kiloword.runtime.manifest import ImageSpec
+
+HELD_BYTES = 32 << 20
+"""Larger files are hashed piece by piece and read again by the decoder: some would fill the memory."""
+
+_PIECE_BYTES = 1 << 20
+_ATTEMPTS = 3
+_SETTLE_S = 0.2
+
+
+@dataclass(frozen=True)
+class PhotoFile:
+    """A file as it was read."""
+
+    path: str
+    content: bytes | None
+    """Hash of its content; None for what is no ordinary file, such as a pipe."""
+    stat: os.stat_result | None
+    """Its size and time when it had this content."""
+    data: bytes | None
+    """Its content; None where it is too large to hold."""
+
+    def decode(self, spec: ImageSpec) -> Photo:
+        """Decode and resize it, as `load_photo` does.
+
+        Raises:
+            ImageError: It is no picture, damaged, or was changed since its hash was taken.
+        """
+        if self.data is None:
+            photo = load_photo(self.path, spec)
+            if self.stat is not None and not _same(self.stat, os.stat(self.path)):
+                raise _changing(self.path)
+            return photo
+        try:
+            return load_photo(self.data, spec)
+        except ImageError as error:
+            error.path = error.path or self.path
+            raise
+
+
+def read_photo(path: str) -> PhotoFile:
+    """Read a file and hash it; one that changes meanwhile is read again a little later.
+
+    Raises:
+        ImageError: It is missing, cannot be read, or does not stop changing.
+    """
+    for attempt in range(_ATTEMPTS):
+        if attempt:
+            time.sleep(_SETTLE_S)
+        photo = _read_once(path)
+        if photo is not None:
+            return photo
+    raise _changing(path)
+
+
+def _read_once(path: str) -> PhotoFile | None:
+    """Read a file; None if it changed meanwhile."""
+    try:
+        with open(path, "rb") as stream:
+            before = os.fstat(stream.fileno())
+            if not stat.S_ISREG(before.st_mode):
+                return PhotoFile(path, None, None, None)
+            data, content = _hash(stream, before.st_size)
+            after = os.fstat(stream.fileno())
+    except FileNotFoundError as error:
+        raise ImageError("there is no such file", path=path) from error
+    except IsADirectoryError as error:
+        hint = f"kiloword caption {path}"
+        raise ImageError("is a folder", path=path, expected="a picture", hint=hint) from error
+    except (OSError, ValueError) as error:  # ValueError: a path with a null byte
+        found = getattr(error, "strerror", None) or str(error)
+        raise ImageError("cannot be read", path=path, found=found) from error
+    return PhotoFile(path, content, after, data) if _same(before, after) else None
+
+
+def _hash(stream: BinaryIO, size_bytes: int) -> tuple[bytes | None, bytes]:
+    if size_bytes <= HELD_BYTES:
+        data = stream.read()
+        return data, content_hash(data)
+    hasher = new_hasher()
+    while piece := stream.read(_PIECE_BYTES):
+        hasher.update(piece)
+    return None, hasher.digest()
+
+
+def _same(one: os.stat_result, other: os.stat_result) -> bool:
+    return (one.st_size, one.st_mtime_ns) == (other.st_size, other.st_mtime_ns)
+
+
+def _changing(path: str) -> ImageError:
+    return ImageError(
+        "changes while it is being read", path=path, hint="run the command again when it is complete"
+    )
