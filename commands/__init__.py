@@ -10,7 +10,8 @@ from kiloword.commands.evaluate import evaluate
 from kiloword.commands.explain import explain
 from kiloword.commands.export import export
 from kiloword.commands.inspect import inspect
+from kiloword.commands.serve import serve
 from kiloword.commands.train import train
 from kiloword.commands.webcam import webcam
 
-COMMANDS = (caption, evaluate, explain, export, inspect, train, webcam)
+COMMANDS = (caption, evaluate, explain, export, inspect, serve, train, webcam)

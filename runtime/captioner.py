@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from itertools import islice
 from os import PathLike
@@ -232,6 +232,7 @@ class Captioner:
         length_penalty: float | None = None,
         no_repeat_ngram_size: int | None = None,
         attention: bool = False,
+        on_text: Callable[[int, str], None] | None = None,
     ) -> list[Caption]:
         """Caption a batch of photos that `images.load_image` has read already.
 
@@ -242,6 +243,8 @@ class Captioner:
             length_penalty: As for `caption`.
             no_repeat_ngram_size: As for `caption`.
             attention: As for `caption`.
+            on_text: Called with a photo's number and its text so far, each time that a word was added. With
+                more than one beam, words that were shown may still change.
 
         Raises:
             ImageError: The array has another shape or element type.
@@ -251,7 +254,7 @@ class Captioner:
         looking = self._attention_spec() if attention else None
         self._check_pixels(pixels)
         photos = [Photo(one) for one in pixels]
-        return self._describe(photos, settings, time.perf_counter(), looking) if photos else []
+        return self._describe(photos, settings, time.perf_counter(), looking, on_text) if photos else []
 
     def stream(
         self,
@@ -392,11 +395,13 @@ class Captioner:
         settings: GenerationSettings,
         start: float,
         looking: AttentionSpec | None = None,
+        on_text: Callable[[int, str], None] | None = None,
     ) -> list[Caption]:
         """Caption a batch; ``start`` is when `time.perf_counter` was read."""
         sessions, manifest = self._open_sessions(), self._bundle.manifest
         encoded = sessions.encoder.encode(np.stack([photo.pixels for photo in photos]))
-        results = generate(sessions.decoder, encoded, manifest.tokens, settings, self._rules)
+        on_step = None if on_text is None else self._tokenizer.teller(on_text)
+        results = generate(sessions.decoder, encoded, manifest.tokens, settings, self._rules, on_step)
         texts = [self._tokenizer.decode(result.token_ids) for result in results]
         latency_ms = 1000 * (time.perf_counter() - start) / len(results)
         captions = [

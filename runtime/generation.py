@@ -8,7 +8,7 @@ alone lets beams grow after the prompt, reorder at each step, and vanish when th
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
@@ -73,6 +73,7 @@ def generate(
     tokens: TokenSpec,
     settings: GenerationSettings,
     rules: WordRules | None = None,
+    on_step: Callable[[list[tuple[int, ...]]], None] | None = None,
 ) -> list[Generated]:
     """Write a caption for each image of a batch.
 
@@ -82,6 +83,8 @@ def generate(
         tokens: The token ids that steer the search.
         settings: How wide and how long to search.
         rules: Which words may be written; all of them by default.
+        on_step: Called after each step with what the best hypothesis of each image has written so far; a beam
+            wider than 1 may still change its beginning.
 
     Returns:
         The best hypothesis of each image, in order.
@@ -97,6 +100,8 @@ def generate(
     search = _BeamSearch(decoder, encoded, tokens, settings, rules)
     while search.is_running:
         search.advance()
+        if on_step is not None:
+            on_step(search.written())
     return search.best()
 
 
@@ -126,7 +131,7 @@ def generate_stream(
     search = _BeamSearch(decoder, encoded, tokens, replace(settings, num_beams=1), rules)
     while search.is_running:
         search.advance()
-        yield search.first_tokens()
+        yield search.written()[0]
 
 
 @dataclass(frozen=True)
@@ -271,9 +276,9 @@ class _BeamSearch:
         """True while an image is not done."""
         return len(self._running) > 0
 
-    def first_tokens(self) -> tuple[int, ...]:
-        """What the best hypothesis of the first image has written so far."""
-        return self._images[0].written()
+    def written(self) -> list[tuple[int, ...]]:
+        """What the best hypothesis of each image has written so far."""
+        return [image.written() for image in self._images]
 
     def best(self) -> list[Generated]:
         """The best finished hypothesis of each image."""

@@ -6,7 +6,7 @@ its own decoder, and nobody else should put words together.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from kiloword.runtime.errors import BundleError
@@ -93,9 +93,34 @@ class Tokenizer:
         shown = text = ""
         for token_ids in growing:
             text = self.decode(token_ids)
-            ready = text[: max(text.rfind(" "), 0)]
+            ready = _whole_words(text)
             if ready.startswith(shown) and ready != shown:
                 yield ready[len(shown) :]
                 shown = ready
         if text != shown:
             yield text[len(shown) :]
+
+    def teller(self, on_text: Callable[[int, str], None]) -> Callable[[list[tuple[int, ...]]], None]:
+        """Turn tokens of several texts that grow together into calls with whole words.
+
+        Args:
+            on_text: Gets the number of a text and its whole words so far, when they have changed.
+
+        Returns:
+            What to call with the ids so far of all texts, after each step.
+        """
+        shown: dict[int, str] = {}
+
+        def tell(growing: list[tuple[int, ...]]) -> None:
+            for index, token_ids in enumerate(growing):
+                ready = _whole_words(self.decode(token_ids))
+                if ready and ready != shown.get(index):
+                    shown[index] = ready
+                    on_text(index, ready)
+
+        return tell
+
+
+def _whole_words(text: str) -> str:
+    """The text without its last word, to which the next token may still belong."""
+    return text[: max(text.rfind(" "), 0)]
