@@ -170,9 +170,10 @@ def test_words_are_streamed_as_they_come(shared: Running, photo_bytes: bytes, be
     caption = answer.events()[-2][1]
     assert names == ["text"] * len(texts) + ["caption", "done"]
     assert caption["caption"] == shared.captioner.caption(photo_bytes, num_beams=beams).text
-    assert len(texts) > 1
+    assert texts
     if beams == 1:
         grown = zip(texts, [*texts[1:], caption["caption"]], strict=True)
+        assert len(texts) > 1
         assert all(longer.startswith(shorter) for shorter, longer in grown)
 
 
