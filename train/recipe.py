@@ -75,8 +75,8 @@ class DataRecipe:
 class TokenizerRecipe:
     """How sentences become token ids."""
 
-    kind: Literal["word", "bpe"] = "word"
-    """Whole words or byte-pair encoding."""
+    kind: Literal["word", "bpe", "chars"] = "word"
+    """Whole words, byte-pair encoding, or single characters."""
     min_count: int = 4
     """Rarest word (or pair) that gets a token of its own."""
     vocab_size: int = 8000

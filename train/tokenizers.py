@@ -1,4 +1,4 @@
-"""Tokenizers trained on the captions, by the ``tokenizers`` library: whole words or byte-pair encoding.
+"""Tokenizers trained on the captions, by the ``tokenizers`` library: words, byte-pair encoding, characters.
 
 The trained tokenizer is one ``tokenizer.json``, read by the runtime as it is. It normalises, splits, adds
 ``<bos>`` and ``<eos>`` and joins the pieces again, so that no caller ever handles text by itself.
@@ -66,7 +66,36 @@ def train_bpe_tokenizer(captions: Iterable[str], *, min_count: int, vocab_size: 
     return _with_sentence_ends(tokenizer)
 
 
-TOKENIZER_TRAINERS = {"word": train_word_tokenizer, "bpe": train_bpe_tokenizer}
+def train_char_tokenizer(captions: Iterable[str], *, min_count: int, vocab_size: int) -> Tokenizer:
+    """One token for each character, the space included; rarer ones become ``<unk>``.
+
+    Args:
+        captions: plain sentences.
+        min_count: least occurrences of a character.
+        vocab_size: most tokens, the four special ones included; the most frequent are kept.
+
+    Returns:
+        A tokenizer with the same normalisation as the word-level one, which it gives back to the letter.
+    """
+    tokenizer = Tokenizer(models.WordLevel(unk_token=UNK))
+    tokenizer.normalizer = _caption_normalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
+    tokenizer.decoder = decoders.Fuse()
+    trainer = trainers.WordLevelTrainer(
+        vocab_size=vocab_size,
+        min_frequency=min_count,
+        special_tokens=list(SPECIAL_TOKENS),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(captions, trainer)
+    return _with_sentence_ends(tokenizer)
+
+
+TOKENIZER_TRAINERS = {
+    "word": train_word_tokenizer,
+    "bpe": train_bpe_tokenizer,
+    "chars": train_char_tokenizer,
+}
 """What a recipe's ``tokenizer.kind`` may name."""
 
 
