@@ -22,7 +22,7 @@ from kiloword.export.onnx_export import export_graph
 from kiloword.export.parity import Parity, check_parity
 from kiloword.export.photos import Calibration, calibration_photos
 from kiloword.export.provenance import provenance
-from kiloword.export.quantize import quantize_decoder, quantize_encoder
+from kiloword.export.quantize import count_convolutions, quantize_decoder, quantize_encoder
 from kiloword.export.report import as_table, compare
 from kiloword.runtime.bundle import MANIFEST_FILE, TOKENIZER_FILE, write_manifest
 from kiloword.runtime.errors import ConfigError, ExportError
@@ -156,6 +156,7 @@ def _quantize(checkpoint: Checkpoint, fp32: Path, int8: Path, photos: Calibratio
         "encoder": "static uint8 x int8 per channel",
         "decoder": "8-bit weights in blocks of 128; int8 embedding",
         "products_with_outliers": outliers,
+        "convolutions_in_float32": count_convolutions(int8 / ENCODER_FILE),
         "calibration": {"photos": len(photos.pixels), "source": photos.source},
     }
     _write_bundle(checkpoint, int8, INT8, facts, {})

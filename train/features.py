@@ -7,6 +7,7 @@ feasible.
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -89,7 +90,9 @@ def device_of(module: nn.Module) -> torch.device:
 
 def _features_key(encoder: Encoder, pixels_key: str, block: int, views: int) -> str:
     """A hash of everything the features depend on, the frozen weights included."""
-    digest = hashlib.sha256(f"{pixels_key}|{block}|{views}|{encoder.config}".encode())
+    # Which file the weights came from says nothing that they do not say themselves.
+    described = replace(encoder.frozen_config(block), weights=None)
+    digest = hashlib.sha256(f"{pixels_key}|{block}|{views}|{described}".encode())
     for name, weight in sorted(encoder.state_dict().items()):
         if encoder.level_of(name) <= block:
             digest.update(weight.detach().cpu().numpy().tobytes())

@@ -257,6 +257,9 @@ _SECTIONS: dict[str, type[_Section]] = {
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Reads a recipe.
 
+    The key ``base`` names another one, by name or by file (relative to this one): what this one does not say,
+    that one says. Lists, such as the stages, are replaced as a whole.
+
     Args:
         path: a TOML file, or the name of a recipe that comes with the package, such as ``tiny``.
         overrides: ``section.key=value`` items that replace what the file says; values are written as in TOML,
@@ -268,15 +271,44 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         ConfigError: the file is missing or no TOML, or any of its values is wrong; all problems are listed.
     """
-    source = _find_recipe(path)
-    try:
-        table = tomllib.loads(source.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError([f"not a TOML file: {error}"], path=source) from error
+    table, source = _read_table(path)
     problems: list[str] = []
     for override in overrides:
         _override(table, override, problems)
     return _checked(table, problems, source)
+
+
+def _read_table(path: str | Path, known: tuple[Path, ...] = ()) -> tuple[dict[str, Any], Path]:
+    """A recipe's table with its ``base`` under it, and the file that it is in."""
+    source = _find_recipe(path)
+    if source in known:
+        raise ConfigError([f"base: this recipe is its own base, by {known[-1]}"], path=source)
+    try:
+        table = tomllib.loads(source.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError([f"not a TOML file: {error}"], path=source) from error
+    base = table.pop("base", None)
+    if base is None:
+        return table, source
+    if not isinstance(base, str):
+        raise ConfigError([f"base: expected the name or the file of a recipe, found {base!r}"], path=source)
+    beside = source.parent / base
+    under, _ = _read_table(beside if beside.is_file() else base, (*known, source))
+    return _laid_over(under, table), source
+
+
+def _laid_over(under: dict[str, Any], table: dict[str, Any]) -> dict[str, Any]:
+    """Tables are merged key by key, but one that names another ``kind`` replaces; so does everything else."""
+    merged = dict(under)
+    for key, value in table.items():
+        below = under.get(key)
+        same = isinstance(below, dict) and isinstance(value, dict) and _same_kind(below, value)
+        merged[key] = _laid_over(below, value) if same else value
+    return merged
+
+
+def _same_kind(below: dict[str, Any], above: dict[str, Any]) -> bool:
+    return "kind" not in above or above["kind"] == below.get("kind")
 
 
 def recipe_from_table(table: dict[str, Any]) -> Recipe:

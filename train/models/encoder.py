@@ -143,6 +143,10 @@ class Encoder(nn.Module, ABC):
         """The level whose learning rate a parameter has; the one that it belongs to unless overridden."""
         return self.level_of(name)
 
+    def frozen_config(self, level: int) -> EncoderConfig:  # noqa: ARG002
+        """What `forward_until` (level) depends on beside weights; encoders with the same share a cache."""
+        return self.config
+
     def forward(self, pixels: Tensor) -> Tensor:
         """uint8 pixels (B, height, width, 3) -> features (B, N, C)."""
         return self.forward_from(self.forward_until(pixels, 0), 0)

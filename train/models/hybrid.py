@@ -135,6 +135,10 @@ class Hybrid(Encoder):
             return self.cnn.levels + int(block.group(1)) + 1
         return self.levels if name.startswith("norm.") else self.cnn.levels + 1
 
+    def frozen_config(self, level: int) -> EncoderConfig:
+        """The grid's encoder alone, up to its last level: its features may be cached already."""
+        return self.cnn.frozen_config(level) if level <= self.cnn.levels else self.config
+
     def adapted(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Weights of the grid's encoder."""
         return {f"cnn.{name}": tensor for name, tensor in self.cnn.adapted(weights).items()}

@@ -103,7 +103,7 @@ class ShowTell(Decoder):
             state: Tensors = self.start(cells)
             return state
         sums = self.from_word(self.image_word(cells.mean(dim=1, keepdim=True)))
-        hidden, cell = lstm_step(sums, sums.new_zeros(len(sums), 1, self.config.width))
+        hidden, cell = lstm_step(sums, torch.zeros_like(sums[..., : self.config.width]))
         return hidden.squeeze(1), cell.squeeze(1)
 
     def read(self, input_ids: Tensor, context: Tensors, past: Tensors | None = None) -> Reading:

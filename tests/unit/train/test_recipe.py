@@ -83,7 +83,7 @@ def test_all_problems_at_once(written: Path) -> None:
         "recipe.stages[0].learning_rate: expected a number, found 'fast'",
         "recipe.stages[1] has the unknown key 'passess'",
         "recipe.stages[1] lacks the key 'passes'",
-        "recipe.tokenizer.kind: expected one of 'word', 'bpe', found 'letters'",
+        "recipe.tokenizer.kind: expected one of 'word', 'bpe', 'chars', found 'letters'",
     ]
 
 
@@ -136,7 +136,7 @@ def test_a_wrong_type_hides_no_senseless_value(written: Path) -> None:
     overrides = ["tokenizer.kind=letters", "stages.0.passes=0", "decoder.dropout=1"]
     assert problems_of(written, *overrides) == [
         "decoder.dropout: expected 0 or more and less than 1, found 1.0",
-        "recipe.tokenizer.kind: expected one of 'word', 'bpe', found 'letters'",
+        "recipe.tokenizer.kind: expected one of 'word', 'bpe', 'chars', found 'letters'",
         "stages[0].passes: expected 1 or more, found 0",
     ]
 
@@ -197,3 +197,31 @@ def test_a_table_of_another_version_is_refused() -> None:
     table: dict[str, Any] = {**tiny_recipe(Path()), "new_idea": True}
     with pytest.raises(ConfigError, match="unknown key 'new_idea'"):
         recipe_from_table(table)
+
+
+def test_a_recipe_says_only_what_its_base_does_not(written: Path, tmp_path: Path) -> None:
+    """Tables are merged, lists and tables of another kind replaced; --set has the last word."""
+    above = tmp_path / "above.toml"
+    above.write_text(
+        f'base = "{written.name}"\nname = "above"\n'
+        '[decoder]\nwidth = 128\n[encoder]\nkind = "mobilenet_v2"\n',
+        encoding="utf-8",
+    )
+    recipe, under = load_recipe(above, ["seed=5"]), load_recipe(written, ["decoder.width=128"])
+    assert (recipe.name, recipe.seed, recipe.encoder.kind) == ("above", 5, "mobilenet_v2")
+    assert (recipe.data, recipe.stages, recipe.decoder) == (under.data, under.stages, under.decoder)
+
+
+@pytest.mark.parametrize(
+    ("base", "expected"),
+    [
+        ("7", "base: expected the name or the file of a recipe, found 7"),
+        ('"nowhere"', "no such recipe"),
+        ('"above.toml"', "base: this recipe is its own base"),
+    ],
+)
+def test_a_base_that_is_none(tmp_path: Path, base: str, expected: str) -> None:
+    above = tmp_path / "above.toml"
+    above.write_text(f"base = {base}\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=expected):
+        load_recipe(above)

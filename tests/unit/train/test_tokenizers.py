@@ -14,6 +14,7 @@ from kiloword.train.tokenizers import (
     SPECIAL_TOKENS,
     TOKENIZER_TRAINERS,
     train_bpe_tokenizer,
+    train_char_tokenizer,
     train_word_tokenizer,
 )
 
@@ -102,3 +103,19 @@ def test_ids_are_the_same_in_every_process(kind: str) -> None:
             [sys.executable, "-X", "utf8", "-c", code], check=True, capture_output=True, encoding="utf-8"
         )
         assert found.stdout == here
+
+
+@pytest.mark.parametrize("text", ["3 1 4", "12 dogs and 7 men's hats", "a", "\u00e9t\u00e9 2"])
+def test_characters_come_back_to_the_letter(text: str) -> None:
+    """Spaces and digits are tokens like letters, one each; the text is put together again by the runtime."""
+    tokenizer = train_char_tokenizer(
+        ["0123456789 abcdefghijklmnopqrstuvwxyz", "men's hats \u00e9t\u00e9"], min_count=1, vocab_size=100
+    )
+    found = tokenizer.encode(text)
+    assert found.tokens == ["<bos>", *text, "<eos>"]
+    assert tokenizer.decode(found.ids) == text
+
+
+def test_rare_characters_are_unknown() -> None:
+    tokenizer = train_char_tokenizer(["aab", "abc"], min_count=2, vocab_size=100)
+    assert tokenizer.encode("abc").tokens == ["<bos>", "a", "b", "<unk>", "<eos>"]
