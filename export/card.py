@@ -72,9 +72,8 @@ def _training(recipe: Recipe, training: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _terms(recipe: Recipe) -> str:
     data = "the data that they were trained on, see above"
-    return (
-        f"{data}, and of the encoder's start weights (timm's: Apache-2.0)" if recipe.encoder.weights else data
-    )
+    weights = recipe.encoder.weights
+    return f"{data}, and of the encoder's start weights, `{weights}`" if weights else data
 
 
 def _bullets(*lines: str) -> str:

@@ -39,6 +39,7 @@ class DecoderGraph(nn.Module):
         # The output matrix may be the embedding transposed. Exported tied, it becomes a Transpose before each
         # product, and a quantizer that looks for constant weights passes over the decoder's largest matrix.
         self.register_buffer("output_matrix", decoder.output_weight.detach().t().contiguous())
+        self.output_matrix: Tensor
 
     def forward(self, input_ids: Tensor, beam_rows: Tensor, *context_and_past: Tensor) -> tuple[Tensor, ...]:
         """Reads new tokens.
@@ -60,12 +61,12 @@ class DecoderGraph(nn.Module):
             _last(look, input_ids) if spec.role == "cross_attention" else look
             for spec, look in zip(self.decoder.look_specs(), reading.looks, strict=True)
         ]
-        return (logits.unflatten(0, input_ids.shape[:2]), *reading.state, *looks)
+        return (logits.reshape(*input_ids.shape[:2], -1), *reading.state, *looks)
 
 
 def _last(look: Tensor, input_ids: Tensor) -> Tensor:
     """Attention at the last position: (B * K, L, N) -> (B, K, N)."""
-    return look[:, -1].unflatten(0, input_ids.shape[:2])
+    return look[:, -1].reshape(*input_ids.shape[:2], -1)
 
 
 def encoder_spec(model: CaptionModel) -> GraphSpec:

@@ -302,8 +302,10 @@ def _laid_over(under: dict[str, Any], table: dict[str, Any]) -> dict[str, Any]:
     merged = dict(under)
     for key, value in table.items():
         below = under.get(key)
-        same = isinstance(below, dict) and isinstance(value, dict) and _same_kind(below, value)
-        merged[key] = _laid_over(below, value) if same else value
+        if isinstance(below, dict) and isinstance(value, dict) and _same_kind(below, value):
+            merged[key] = _laid_over(below, value)
+        else:
+            merged[key] = value
     return merged
 
 

@@ -12,6 +12,8 @@ from benchmarks.torch_eager import beam_search, greedy  # noqa: E402
 from kiloword.runtime.manifest import GenerationSettings  # noqa: E402
 from kiloword.train.captions import TokenIds  # noqa: E402
 from kiloword.train.models.captioner import CaptionModel  # noqa: E402
+from kiloword.train.models.show_attend_tell import ShowAttendTellConfig  # noqa: E402
+from kiloword.train.models.show_tell import ShowTellConfig  # noqa: E402
 from kiloword.train.models.transformer import TransformerConfig  # noqa: E402
 from kiloword.train.models.vit import VitConfig  # noqa: E402
 
@@ -22,11 +24,18 @@ VOCABULARY = 8
 BATCH = 3
 
 
-@pytest.fixture(scope="module")
-def model() -> CaptionModel:
+DECODERS = {
+    "transformer": TransformerConfig(width=16, depth=2, heads=2, max_length=8),
+    "show_attend_tell": ShowAttendTellConfig(width=16, word_width=16, attention_width=8),
+    "show_tell": ShowTellConfig(width=16, word_width=16),
+}
+
+
+@pytest.fixture(scope="module", params=DECODERS.values(), ids=DECODERS.keys())
+def model(request: pytest.FixtureRequest) -> CaptionModel:
     """A tiny captioner whose random weights are large, so that its probabilities differ."""
     torch.manual_seed(5)
-    decoder = TransformerConfig(width=16, depth=2, heads=2, max_length=8)
+    decoder = request.param
     made = CaptionModel(
         VitConfig(image_size=32, patch_size=16, width=16, depth=1, heads=2), decoder, VOCABULARY
     ).eval()
