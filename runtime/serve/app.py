@@ -86,9 +86,13 @@ class _Server:
         known = parameters(limits, manifest.tokens)
         self._captioner = captioner
         self._limits = limits
-        self._questions = Questions(known, manifest.generation, manifest.tokens)
+        self._questions = Questions(
+            known, manifest.generation, manifest.tokens, with_attention=manifest.attention is not None
+        )
         self._rate = RateLimit(limits.photos_per_second)
-        self._document = openapi_document(limits, known, with_token=access.token is not None)
+        self._document = openapi_document(
+            limits, known, with_token=access.token is not None, with_attention=manifest.attention is not None
+        )
         self._with_token = access.token is not None
         self.metrics = prometheus.Metrics()
         self.service = CaptionService(captioner, limits, self.metrics)
@@ -122,6 +126,8 @@ class _Server:
                 "precision": manifest.precision,
                 "provider": self._captioner.provider,
                 "generation": asdict(manifest.generation),
+                "image": asdict(manifest.image),
+                "attention": manifest.attention is not None,
                 "max_photos": self._limits.max_photos,
                 "max_photo_bytes": self._limits.max_photo_bytes,
             }

@@ -21,7 +21,8 @@ from kiloword.runtime.errors import KilowordError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from kiloword.runtime.captioner import Caption, Captioner
+    from kiloword.runtime.captioner import Captioner
+    from kiloword.runtime.captions import Caption
     from kiloword.runtime.serve.metrics import Metrics
 
 _MAX_WAIT_S = 0.005
@@ -39,6 +40,7 @@ class SearchSettings:
     max_new_tokens: int | None = None
     length_penalty: float | None = None
     no_repeat_ngram_size: int | None = None
+    attention: bool = False
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,7 @@ class Batcher:
                 max_new_tokens=settings.max_new_tokens,
                 length_penalty=settings.length_penalty,
                 no_repeat_ngram_size=settings.no_repeat_ngram_size,
+                attention=settings.attention,
                 on_text=self._teller(batch) if streams else None,
             )
         except Exception as error:  # noqa: BLE001  whoever waits gets it; the thread must live on

@@ -10,7 +10,7 @@ from kiloword.runtime.serve.bodies import PHOTO_FIELD
 from kiloword.runtime.serve.limits import ServeLimits
 from kiloword.runtime.serve.metrics import MEDIA_TYPE as METRICS_TYPE
 from kiloword.runtime.serve.problems import MEDIA_TYPE as PROBLEM_TYPE
-from kiloword.runtime.serve.questions import EVENT_STREAM, Parameter
+from kiloword.runtime.serve.questions import ATTENTION, EVENT_STREAM, Parameter
 
 _PROBLEMS = {
     400: "No valid request: no Host, an empty body, malformed multipart.",
@@ -31,7 +31,7 @@ were shown may still change. `caption` {index, ...}: a caption as in the JSON an
 
 
 def openapi_document(
-    limits: ServeLimits, parameters: Mapping[str, Parameter], *, with_token: bool
+    limits: ServeLimits, parameters: Mapping[str, Parameter], *, with_token: bool, with_attention: bool
 ) -> dict[str, Any]:
     """Describe the server to programs.
 
@@ -39,6 +39,7 @@ def openapi_document(
         limits: The limits of this server.
         parameters: The parameters of a query, by name.
         with_token: Whether requests must carry a token.
+        with_attention: Whether the bundle can tell where it looked.
 
     Returns:
         The document, OpenAPI 3.1.
@@ -54,7 +55,12 @@ def openapi_document(
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "paths": {
-            "/v1/captions": {"post": {**_captions(limits, parameters, with_token), "security": closed}},
+            "/v1/captions": {
+                "post": {
+                    **_captions(limits, parameters, with_token, with_attention),
+                    "security": closed,
+                }
+            },
             "/v1/bundle": {
                 "get": {
                     "operationId": "bundle",
@@ -88,7 +94,9 @@ def openapi_document(
     }
 
 
-def _captions(limits: ServeLimits, parameters: Mapping[str, Parameter], with_token: bool) -> dict[str, Any]:
+def _captions(
+    limits: ServeLimits, parameters: Mapping[str, Parameter], with_token: bool, with_attention: bool
+) -> dict[str, Any]:
     photo = {"type": "string", "format": "binary", "minLength": 1}
     photos = {"type": "array", "items": photo, "minItems": 1, "maxItems": limits.max_photos}
     form = {
@@ -118,7 +126,8 @@ def _captions(limits: ServeLimits, parameters: Mapping[str, Parameter], with_tok
                 "schema": one.schema(),
             }
             for name, one in parameters.items()
-        ],
+        ]
+        + [_attention(with_attention)],
         "requestBody": {
             "required": True,
             "description": f"A photo as it is, or up to {limits.max_photos} as parts named `{PHOTO_FIELD}`.",
@@ -132,6 +141,12 @@ def _captions(limits: ServeLimits, parameters: Mapping[str, Parameter], with_tok
     }
 
 
+def _attention(possible: bool) -> dict[str, Any]:
+    schema = {"type": "boolean"} if possible else {"enum": [False]}
+    text = "Also say where the model looked for each word; not every bundle can."
+    return {"name": ATTENTION, "in": "query", "required": False, "description": text, "schema": schema}
+
+
 def _schemas(limits: ServeLimits) -> dict[str, Any]:
     text: dict[str, Any] = {"type": "string"}
     name = {"type": ["string", "null"], "description": "The file's name, where it was sent."}
@@ -139,16 +154,26 @@ def _schemas(limits: ServeLimits) -> dict[str, Any]:
     return {
         "Caption": {
             "type": "object",
-            "required": ["name", "caption", "confidence", "bundle", "latency_ms"],
+            "required": ["name", "caption", "spoken", "confidence", "bundle", "latency_ms"],
             "properties": {
                 "name": name,
                 "caption": text,
+                "spoken": {
+                    "type": "string",
+                    "description": "What people should read: with a 'probably', or that it cannot be told.",
+                },
                 "confidence": {"type": "number", "minimum": 0, "maximum": 1},
                 "bundle": text,
                 "latency_ms": {
                     "type": "number",
                     "minimum": 0,
                     "description": "From the whole photo to its caption, waiting included.",
+                },
+                "words": {"type": "array", "items": text},
+                "attention": {
+                    "type": "array",
+                    "description": "For each word, rows from the top: weights that sum to 1.",
+                    "items": {"type": "array", "items": {"type": "array", "items": {"type": "number"}}},
                 },
             },
         },
@@ -188,12 +213,14 @@ def _schemas(limits: ServeLimits) -> dict[str, Any]:
         },
         "Bundle": {
             "type": "object",
-            "required": ["name", "precision", "provider", "generation", "max_photos", "max_photo_bytes"],
+            "required": ["name", "precision", "generation", "image", "attention", "max_photos"],
             "properties": {
                 "name": text,
                 "precision": {"enum": ["fp32", "fp16", "int8"]},
                 "provider": text,
                 "generation": {"type": "object"},
+                "image": {"type": "object"},
+                "attention": {"type": "boolean"},
                 "max_photos": count,
                 "max_photo_bytes": count,
             },

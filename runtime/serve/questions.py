@@ -16,6 +16,8 @@ from kiloword.runtime.serve.limits import ServeLimits
 from kiloword.runtime.serve.problems import Problem
 
 EVENT_STREAM = "text/event-stream"
+ATTENTION = "attention"
+"""The parameter that asks where the decoder looked."""
 
 
 @dataclass(frozen=True)
@@ -60,14 +62,21 @@ class Questions:
 
     Args:
         known: What `parameters` returned.
+        with_attention: Whether the bundle can tell where it looked.
         defaults: What holds where a query is silent.
         tokens: The bundle's token ids.
     """
 
     def __init__(
-        self, known: Mapping[str, Parameter], defaults: GenerationSettings, tokens: TokenSpec
+        self,
+        known: Mapping[str, Parameter],
+        defaults: GenerationSettings,
+        tokens: TokenSpec,
+        *,
+        with_attention: bool,
     ) -> None:
         self._known = known
+        self._with_attention = with_attention
         self._defaults = defaults
         self._tokens = tokens
 
@@ -79,11 +88,14 @@ class Questions:
         """
         problems: list[str] = []
         values: dict[str, float | int] = {}
+        attention = self._attention(request, problems)
         for name, value in request.query_params.multi_items():
+            if name == ATTENTION:
+                continue
             parameter = self._known.get(name)
             number = None if parameter is None else parameter.read(value)
             if parameter is None:
-                problems.append(f"{name[:80]!r}: expected one of {', '.join(self._known)}")
+                problems.append(f"{name[:80]!r}: expected one of {', '.join((*self._known, ATTENTION))}")
             elif name in values:
                 problems.append(f"{name}: expected once")
             elif number is None:
@@ -95,7 +107,15 @@ class Questions:
         problems = problems or check_generation(settings, self._tokens)
         if problems:
             raise Problem(422, "the query is wrong: " + "; ".join(problems))
-        return SearchSettings(**values)  # type: ignore[arg-type]
+        return SearchSettings(**values, attention=attention)  # type: ignore[arg-type]
+
+    def _attention(self, request: Request, problems: list[str]) -> bool:
+        given = request.query_params.getlist(ATTENTION) or ["false"]
+        if len(given) > 1 or given[0] not in ("true", "false"):
+            problems.append(f"{ATTENTION}: expected true or false, once")
+        elif given[0] == "true" and not self._with_attention:
+            problems.append(f"{ATTENTION}: this bundle cannot tell where it looked")
+        return given[0] == "true"
 
 
 def wants_stream(request: Request) -> bool:

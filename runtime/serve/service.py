@@ -19,7 +19,8 @@ from kiloword.runtime.serve.problems import Problem, problem_of
 from kiloword.runtime.threads import available_cpus
 
 if TYPE_CHECKING:
-    from kiloword.runtime.captioner import Caption, Captioner
+    from kiloword.runtime.captioner import Captioner
+    from kiloword.runtime.captions import Caption
     from kiloword.runtime.serve.bodies import Upload
     from kiloword.runtime.serve.limits import ServeLimits
     from kiloword.runtime.serve.metrics import Metrics
@@ -113,7 +114,8 @@ class CaptionService:
             on_text: Called with the text so far as it grows.
 
         Returns:
-            What `caption_fields` says, with the file's name first; ``latency_ms`` is the time from the whole
+            What `caption_fields` says, the file's ``name``, ``spoken``, which people should read, and
+            ``words`` and ``attention`` where they were asked for; ``latency_ms`` is the time from the whole
             photo to its caption, waiting included.
 
         Raises:
@@ -132,8 +134,13 @@ class CaptionService:
         seconds = time.perf_counter() - start
         self._metrics.photos.add("captioned")
         self._metrics.caption_seconds.observe(seconds)
-        fields = {**caption_fields(caption), "latency_ms": round(1000 * seconds, 2)}
-        return {"name": upload.name, **fields}
+        return {
+            "name": upload.name,
+            **caption_fields(caption),
+            "spoken": caption.spoken,
+            "latency_ms": round(1000 * seconds, 2),
+            **_attention_fields(caption),
+        }
 
     async def caption_all(self, uploads: list[Upload], settings: SearchSettings) -> list[dict[str, Any]]:
         """Caption the photos of one request; one that fails has an ``error`` in place of a caption.
@@ -205,6 +212,13 @@ class CaptionService:
 
     def _decode(self, upload: Upload) -> Any:
         return load_image(upload.data, self._image, pixel_limit=self._limits.max_pixels)
+
+
+def _attention_fields(caption: Caption) -> dict[str, Any]:
+    """The words and a map for each, where they were asked for."""
+    if caption.attention is None:
+        return {}
+    return {"words": caption.words, "attention": caption.attention.astype(float).round(5).tolist()}
 
 
 def _answer_of(upload: Upload, result: dict[str, Any] | BaseException) -> dict[str, Any]:
