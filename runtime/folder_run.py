@@ -18,10 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kiloword.runtime.errors import ImageError
 from kiloword.runtime.folders import STDIN
 from kiloword.runtime.journal import Journal, journal_of, work_of
 from kiloword.runtime.outputs import make_writer, remove_leftovers, write_atomically
 from kiloword.runtime.pipeline import Pipeline, PipelineOptions
+from kiloword.runtime.reading import read_photo
 from kiloword.runtime.recording import Counts, OrderedWriter, Recorder
 from kiloword.runtime.results import row_of
 
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from kiloword.runtime.captioner import Captioner
-    from kiloword.runtime.errors import ImageError
     from kiloword.runtime.outputs import RowWriter
     from kiloword.runtime.progress import CaptionProgress
     from kiloword.runtime.sinks import Sink
@@ -141,7 +142,7 @@ def _open_journal(run: FolderRun, captioner: Captioner, options: PipelineOptions
         num_beams=options.num_beams, max_new_tokens=options.max_new_tokens
     )
     with Journal(run.state) as journal:
-        _remove_leftovers(journal, run)
+        _clean_up(journal, run)
         journal.begin_run(
             work_of(captioner.bundle.manifest, settings), redo=run.redo, retry_failed=run.retry_failed
         )
@@ -158,12 +159,22 @@ def _forget(journal: Journal, photos: Iterable[str | ImageError]) -> None:
     journal.commit()
 
 
-def _remove_leftovers(journal: Journal, run: FolderRun) -> None:
-    """Remove temporary files of runs that were killed while they wrote."""
-    for target in journal.outputs.unfinished():
-        remove_leftovers(Path(target))
+def _clean_up(journal: Journal, run: FolderRun) -> None:
+    """See what runs that were killed while they wrote have done, and remove their temporary files."""
+    for planned in list(journal.outputs.unfinished()):
+        target = Path(planned.target)
+        remove_leftovers(target)
+        written = target.is_file() and _hash_of(target) == planned.content_after
+        journal.outputs.mark(planned.id, "written" if written else "failed")
     if run.output is not None:
         remove_leftovers(Path(os.path.realpath(run.output)))
+
+
+def _hash_of(path: Path) -> bytes | None:
+    try:
+        return read_photo(str(path)).content
+    except ImageError:
+        return None
 
 
 def _finish(journal: Journal, run: FolderRun, end: RunEnd) -> None:

@@ -124,11 +124,10 @@ class JournalOutputs:
         for row in self._database.rows(query, (run,)):
             yield self._output(row)
 
-    def unfinished(self) -> Iterator[str]:
-        """Files that a killed run was writing or about to write."""
-        query = "SELECT DISTINCT target FROM outputs WHERE state = 'planned'"
-        for (target,) in self._database.rows(query):
-            yield self._path_of(target)
+    def unfinished(self) -> Iterator[RecordedOutput]:
+        """What killed runs were writing or about to write."""
+        for row in self._database.rows(f"SELECT {_COLUMNS} FROM outputs WHERE state = 'planned'"):
+            yield self._output(row)
 
     def _output(self, row: Row) -> RecordedOutput:
         number, run, photo, target, *rest = row

@@ -249,12 +249,11 @@ class Pipeline:
     def _read_one(self, task: Task) -> _Ready | None:
         """Read and decode a photo; None if its content needs no captioning."""
         photo = read_photo(task.path)
-        if photo.content is not None:
-            claim = self._copies.claim(photo.content, task, photo)
-            if isinstance(claim, Outcome):
-                self._flow.put_done([_done(task, photo, claim)])
-            if claim is not Claim.FIRST:
-                return None
+        claim = self._copies.claim(photo.content, task, photo)
+        if isinstance(claim, Outcome):
+            self._flow.put_done([_done(task, photo, claim)])
+        if claim is not Claim.FIRST:
+            return None
         with self._flow.permit_to_decode() as granted:
             if not granted:
                 return None
@@ -271,7 +270,7 @@ class Pipeline:
             self._settle(task, photo, Outcome(error=_without_path(error, task.path)))
             return
         # It was decoded from the file itself, which may have changed: that says nothing of the content.
-        copies = [] if photo.content is None else self._copies.give_up(photo.content)
+        copies = self._copies.give_up(photo.content)
         self._flow.put_done([self._failed(failed, error) for failed in (task, *(copy for copy, _ in copies))])
 
     def _failed(self, task: Task, error: ImageError) -> Done:
@@ -299,7 +298,7 @@ class Pipeline:
 
     def _settle(self, task: Task, photo: PhotoFile, outcome: Outcome) -> None:
         """Hand over a result, for the photo and for its copies that waited for it."""
-        copies = [] if photo.content is None else self._copies.settle(photo.content, outcome)
+        copies = self._copies.settle(photo.content, outcome)
         results = [_done(copy, copy_photo, outcome) for copy, copy_photo in copies]
         self._flow.put_done([_done(task, photo, outcome, fresh=True), *results])
 

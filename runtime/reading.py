@@ -28,10 +28,10 @@ class PhotoFile:
     """A file as it was read."""
 
     path: str
-    content: bytes | None
-    """Hash of its content; None for what is no ordinary file, such as a pipe."""
+    content: bytes
+    """Hash of its content."""
     stat: os.stat_result | None
-    """Its size and time when it had this content."""
+    """Its size and time when it had this content; None for what is no ordinary file, such as a pipe."""
     data: bytes | None
     """Its content; None where it is too large to hold."""
 
@@ -74,7 +74,9 @@ def _read_once(path: str) -> PhotoFile | None:
         with open(path, "rb") as stream:
             before = os.fstat(stream.fileno())
             if not stat.S_ISREG(before.st_mode):
-                return PhotoFile(path, None, None, None)
+                # A pipe, as in `kiloword caption <(...)`, gives what it has but once.
+                data = stream.read()
+                return PhotoFile(path, content_hash(data), None, data)
             data, content = _hash(stream, before.st_size)
             after = os.fstat(stream.fileno())
     except FileNotFoundError as error:

@@ -1,0 +1,265 @@
+"""A folder from end to end: how fast, in how much memory, how soon through when nothing is to be done.
+
+Three measurements, each of `kiloword caption FOLDER -o FILE` in a process of its own:
+
+- `rate`: photos a second, beside what single-thread times of reading, decoding and captioning allow on
+  these processors, and beside a plain loop that decodes each photo fully and captions it, one by one.
+- `memory`: resident memory while that runs, sampled; its level in the last quarter over that in the second.
+- `nothing to do`: a run over many small photos whose journal knows them all.
+
+Wall times mean something on a machine that does nothing else. The `cpu` columns hold up on a busy one:
+processor time per photo of the pipeline beside that of its parts.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from PIL import Image
+
+from benchmarks.folder_photos import SIZE_SMALL, make_photos
+from benchmarks.machine import REPOSITORY, allowed_cpus, pin_to_cpus, write_result
+from kiloword.runtime.captioner import Captioner
+from kiloword.runtime.captions import Caption
+from kiloword.runtime.folders import expand_paths
+from kiloword.runtime.journal import Journal, journal_of, work_of
+from kiloword.runtime.outputs import Outcome
+from kiloword.runtime.reading import read_photo
+
+SAMPLE_S = 0.25
+BATCH_SIZE = 8
+OLD_NS = 1_600_000_000_000_000_000
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a photo costs; seconds."""
+
+    wall_s: float
+    cpu_s: float
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A process from start to end."""
+
+    wall_s: float
+    cpu_s: float
+    rss_bytes: list[int]
+    """Resident memory, sampled at equal times."""
+
+
+def caption_folder(folder: Path, output: Path, bundle: Path | None) -> Watched:
+    """Run the command and watch its memory.
+
+    Raises:
+        click.ClickException: It failed.
+    """
+    option = [] if bundle is None else ["--bundle", str(bundle)]
+    command = [sys.executable, str(REPOSITORY / "cli.py"), "caption", str(folder), "-o", str(output), *option]
+    began = time.perf_counter()
+    child = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE)
+    rss_bytes = []
+    while True:
+        pid, status, usage = os.wait4(child.pid, os.WNOHANG)
+        if pid:
+            break
+        rss_bytes.append(resident_bytes(child.pid))
+        time.sleep(SAMPLE_S)
+    wall_s = time.perf_counter() - began
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        raise click.ClickException((child.stderr.read() if child.stderr else b"").decode(errors="replace"))
+    return Watched(wall_s, usage.ru_utime + usage.ru_stime, [size for size in rss_bytes if size])
+
+
+def resident_bytes(pid: int) -> int:
+    """Resident memory of a process; 0 where /proc does not say."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return 0
+    kilobytes = [int(line.split()[1]) for line in lines if line.startswith("VmRSS:")]
+    return 1024 * sum(kilobytes)
+
+
+def cost_of(work: Callable[[], object], photos: int) -> Cost:
+    """Time some work in this thread."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    work()
+    return Cost((time.perf_counter() - wall) / photos, (time.process_time() - cpu) / photos)
+
+
+def single_thread_costs(photos: Sequence[str], bundle: Path | None) -> tuple[Cost, Cost]:
+    """Reading and decoding a photo as the pipeline does, and captioning it in a batch; one thread each."""
+    captioner = Captioner.load(bundle, provider="cpu", threads=1)
+    spec = captioner.bundle.manifest.image
+    pixels: list[Any] = []
+
+    def decode() -> None:
+        pixels.extend(read_photo(photo).decode(spec).pixels for photo in photos)
+
+    decoding = cost_of(decode, len(photos))
+    batches = [np.stack(pixels[start : start + BATCH_SIZE]) for start in range(0, len(pixels), BATCH_SIZE)]
+    captioner.caption_pixels(batches[0])
+    captioning = cost_of(lambda: [captioner.caption_pixels(batch) for batch in batches], len(photos))
+    return decoding, captioning
+
+
+def plain_loop(photos: Sequence[str], bundle: Path | None) -> Cost:
+    """What one writes first: decode fully, resize, caption, next; the session has all threads."""
+    captioner = Captioner.load(bundle, provider="cpu")
+
+    def loop() -> None:
+        for photo in photos:
+            with Image.open(photo) as image:
+                captioner.caption(np.asarray(image.convert("RGB")))
+
+    captioner.caption(photos[0])
+    return cost_of(loop, len(photos))
+
+
+def rate_rows(folder: Path, sample: int, plain: int, bundle: Path | None, cpus: int) -> list[dict[str, Any]]:
+    """Measure the parts, the whole, and the parts again, for the machine may change its pace."""
+    photos = [str(photo) for photo in expand_paths([str(folder)])]
+    some = photos[:: max(1, len(photos) // sample)][:sample]
+    output = folder.parent / f"{folder.name}.jsonl"
+    for path in (output, Path(journal_of(str(output)))):
+        path.unlink(missing_ok=True)
+    before = single_thread_costs(some, bundle)
+    whole = caption_folder(folder, output, bundle)
+    after = single_thread_costs(some, bundle)
+    loop = plain_loop(some[:plain], bundle)
+    decoding, captioning = (
+        Cost(statistics.mean(c.wall_s for c in pair), statistics.mean(c.cpu_s for c in pair))
+        for pair in zip(before, after, strict=True)
+    )
+    allowed = cpus / (decoding.wall_s + captioning.wall_s)
+    rate = len(photos) / whole.wall_s
+    return [
+        {
+            "measurement": "rate",
+            "photos": len(photos),
+            "bytes_per_photo": sum(os.path.getsize(photo) for photo in some) // len(some),
+            "processors": cpus,
+            "decode_ms": round(1e3 * decoding.wall_s, 2),
+            "caption_ms": round(1e3 * captioning.wall_s, 2),
+            "photos_per_s": round(rate, 2),
+            "allowed_per_s": round(allowed, 2),
+            "share_of_allowed": round(rate / allowed, 3),
+            "plain_loop_per_s": round(1 / loop.wall_s, 2),
+            "times_plain_loop": round(rate * loop.wall_s, 2),
+            "cpu_ms_per_photo": round(1e3 * whole.cpu_s / len(photos), 2),
+            "parts_cpu_ms_per_photo": round(1e3 * (decoding.cpu_s + captioning.cpu_s), 2),
+            "processors_busy": round(whole.cpu_s / whole.wall_s, 2),
+            "wall_s": round(whole.wall_s, 1),
+        },
+        memory_row(whole.rss_bytes),
+    ]
+
+
+def memory_row(rss_bytes: Sequence[int]) -> dict[str, Any]:
+    """Peak, and the mean of the last quarter over that of the second."""
+    quarter = max(1, len(rss_bytes) // 4)
+    second = statistics.mean(rss_bytes[quarter : 2 * quarter] or rss_bytes)
+    last = statistics.mean(rss_bytes[-quarter:])
+    return {
+        "measurement": "memory",
+        "samples": len(rss_bytes),
+        "peak_rss_bytes": max(rss_bytes),
+        "second_quarter_bytes": round(second),
+        "last_quarter_bytes": round(last),
+        "last_over_second": round(last / second, 4),
+    }
+
+
+def nothing_to_do_row(folder: Path, count: int, bundle: Path | None) -> dict[str, Any]:
+    """Journal many small photos, with captions that no model made, and run the command twice.
+
+    The first run writes the output; the second one has nothing to do at all.
+    """
+    make_photos(folder, count, SIZE_SMALL)
+    output = folder.parent / f"{folder.name}.jsonl"
+    for path in (output, Path(journal_of(str(output)))):
+        path.unlink(missing_ok=True)
+    journal_folder(folder, output, bundle)
+    caption_folder(folder, output, bundle)
+    second = caption_folder(folder, output, bundle)
+    lines = sum(1 for _ in output.open("rb"))
+    if lines != count:
+        raise click.ClickException(f"{lines} lines of output for {count} photos")
+    return {
+        "measurement": "nothing to do",
+        "photos": count,
+        "wall_s": round(second.wall_s, 2),
+        "cpu_s": round(second.cpu_s, 2),
+        "peak_rss_bytes": max(second.rss_bytes),
+    }
+
+
+def journal_folder(folder: Path, output: Path, bundle: Path | None) -> None:
+    """Record a caption for each photo, as a run does."""
+    with (
+        Captioner.load(bundle, provider="cpu", threads=1) as captioner,
+        Journal(journal_of(str(output))) as journal,
+    ):
+        manifest = captioner.bundle.manifest
+        journal.begin_run(work_of(manifest, captioner.settings_that_count()))
+        for number, path in zip(itertools.count(), expand_paths([str(folder)])):
+            os.utime(str(path), ns=(OLD_NS, OLD_NS))
+            photo = read_photo(str(path))
+            if photo.stat is None:
+                raise click.ClickException(f"{path} is no ordinary file")
+            caption = Caption(f"a photo with the number {number}", 0.5, (), (), 1.0, manifest.name)
+            journal.record_file(photo.path, photo.stat, photo.content)
+            journal.record_outcome(photo.content, Outcome(caption))
+        journal.commit()
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--count", default=2000, show_default=True, help="12-megapixel photos; made where missing.")
+@click.option("--small", default=100_000, show_default=True, help="Small photos of the run without work.")
+@click.option("--sample", default=64, show_default=True, help="Photos to take single-thread times of.")
+@click.option("--plain", default=48, show_default=True, help="Photos of the plain loop.")
+@click.option("--cpus", type=int, help="Keep everything on this many processors.")
+@click.option("--bundle", type=click.Path(path_type=Path), help="A bundle other than the one that ships.")
+@click.option("--output", type=click.Path(path_type=Path), help="The result file.")
+def main(
+    folder: Path,
+    count: int,
+    small: int,
+    sample: int,
+    plain: int,
+    cpus: int | None,
+    bundle: Path | None,
+    output: Path | None,
+) -> None:
+    """Measure runs over folders; photos are made in FOLDER, which takes 3 MB for each large one."""
+    if cpus is not None:
+        pin_to_cpus(cpus)
+    rows: list[dict[str, Any]] = []
+    if count:
+        make_photos(folder / "large", count)
+        rows += rate_rows(folder / "large", sample, plain, bundle, len(allowed_cpus()))
+    if small:
+        rows.append(nothing_to_do_row(folder / "small", small, bundle))
+    for row in rows:
+        click.echo("  ".join(f"{name} {value}" for name, value in row.items()))
+    settings = {"count": count, "small": small, "sample": sample, "plain": plain, "cpus": cpus}
+    click.echo(f"wrote {write_result('folder', settings, rows, output)}", err=True)
+
+
+if __name__ == "__main__":
+    main()
