@@ -12,6 +12,7 @@ from kiloword.commands.export import export
 from kiloword.commands.inspect import inspect
 from kiloword.commands.serve import serve
 from kiloword.commands.train import train
+from kiloword.commands.undo import undo
 from kiloword.commands.webcam import webcam
 
-COMMANDS = (caption, evaluate, explain, export, inspect, serve, train, webcam)
+COMMANDS = (caption, evaluate, explain, export, inspect, serve, train, undo, webcam)

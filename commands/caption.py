@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from kiloword.runtime.folder_run import FolderRun, RunEnd
     from kiloword.runtime.pipeline import PipelineOptions
     from kiloword.runtime.progress import CaptionProgress
+    from kiloword.runtime.sinks import Sink
 
 _STDIN_WAIT_S = 0.05
 
@@ -52,6 +53,7 @@ _log = logging.getLogger("kiloword")
         "  kiloword caption holidays/ -o captions.jsonl",
         "  kiloword caption cat.jpg --prefer person --avoid-words guy,dude",
         "  kiloword caption holidays/ -o captions.jsonl --retry-failed",
+        "  kiloword caption holidays/ --sidecar xmp --gallery holidays.html",
         "  find . -name '*.png' | kiloword caption - --format csv",
     )
 )
@@ -63,13 +65,20 @@ _log = logging.getLogger("kiloword")
 )  # fmt: skip
 @output_option("Write to this file instead; it appears when it is complete.")
 @click.option(
-    "--sidecar", type=click.Choice(("txt",)),
-    help="Also write each caption beside its photo (cat.jpg: cat.txt); a text that is there already is kept.",
+    "--sidecar", "sidecars", type=click.Choice(("txt", "xmp")), multiple=True,
+    help="Also write each caption beside its photo: txt (cat.jpg: cat.txt) or xmp (cat.jpg.xmp, or into the "
+    "one that is there); somebody else's text is kept. May be given twice.",
 )  # fmt: skip
+@click.option("--embed", is_flag=True, help="Also write each caption into the JPEG's own metadata (XMP).")
+@click.option(
+    "--gallery", type=click.Path(dir_okay=False), metavar="FILE.html",
+    help="Also write a page with all photos and captions to look through and search.",
+)  # fmt: skip
+@click.option("--bom", is_flag=True, help="Begin CSV with the mark by which spreadsheets know UTF-8.")
 @click.option(
     "--state", type=click.Path(dir_okay=False), metavar="FILE",
     help="Remember in this file what was done.  [default: OUTPUT.journal with -o, "
-    "FOLDER/.kiloword.journal with a sidecar, none otherwise]",
+    "FOLDER/.kiloword.journal with a sidecar or --embed, GALLERY.journal with a gallery, none otherwise]",
 )  # fmt: skip
 @click.option("--redo", is_flag=True, help="Do photos again that are done already.")
 @click.option("--retry-failed", is_flag=True, help="Do photos again that failed.")
@@ -85,7 +94,10 @@ def caption(
     paths: tuple[str, ...],
     format_name: str | None,
     output: str | None,
-    sidecar: str | None,
+    sidecars: tuple[str, ...],
+    embed: bool,
+    gallery: str | None,
+    bom: bool,
     state: str | None,
     redo: bool,
     retry_failed: bool,
@@ -106,29 +118,34 @@ def caption(
     one per line. A photo that cannot be read is named on stderr and the others get their captions; the exit
     code is then 1.
 
-    With -o or a sidecar, a journal remembers what was done: run the same command again, and only photos that
-    are new or changed, or were captioned by another bundle or with other settings, are done.
+    With -o, --sidecar, --embed or --gallery, a journal remembers what was done: run the same command again,
+    and only photos that are new or changed, or were captioned by another bundle or with other settings, are
+    done.
     """
     from kiloword.runtime.captioner import Captioner
     from kiloword.runtime.folder_run import FolderRun, default_state
     from kiloword.runtime.folders import expand_paths, names_one_photo
     from kiloword.runtime.outputs import default_format
     from kiloword.runtime.pipeline import PipelineOptions, plan_lanes
-    from kiloword.runtime.sinks import TextSidecars
 
     one_photo, from_stdin = names_one_photo(paths), "-" in paths
-    sinks = [TextSidecars()] if sidecar else []
-    if state is None and (sinks or not one_photo):
+    sinks = _sinks(sidecars, embed)
+    if state is None and (sinks or gallery or not one_photo):
         state = default_state(paths, output, sidecars=bool(sinks))
-    if state is None and (redo or retry_failed):
-        raise click.UsageError("--redo and --retry-failed need a journal: -o FILE, --sidecar or --state FILE")
+        if state is None and gallery:
+            state = default_state(paths, gallery, sidecars=False)
+    if state is None and (redo or retry_failed or gallery):
+        needs = "--redo, --retry-failed and --gallery need a journal"
+        raise click.UsageError(f"{needs}: -o FILE, --sidecar or --state FILE")
     to_people = output is None and sys.stdout.isatty() and not one_photo
     run = FolderRun(
         state=state,
         output=output if state is not None else None,
         format_name=format_name or default_format(output, to_people=to_people),
         with_path=not one_photo,
+        mark=bom,
         sinks=sinks,
+        gallery=gallery,
         redo=redo,
         redo_first=None if from_stdin else lambda: expand_paths(paths),
         retry_failed=retry_failed,
@@ -158,6 +175,20 @@ def caption(
     _say_how_it_ended(end, run)
 
 
+def _sinks(sidecars: tuple[str, ...], embed: bool) -> list[Sink]:
+    sinks: list[Sink] = []
+    if "txt" in sidecars:
+        from kiloword.runtime.sinks import TextSidecars
+
+        sinks.append(TextSidecars())
+    if "xmp" in sidecars or embed:
+        from kiloword.runtime.xmp_sinks import EmbeddedXmp, XmpSidecars
+
+        sinks += [XmpSidecars()] if "xmp" in sidecars else []
+        sinks += [EmbeddedXmp()] if embed else []
+    return sinks
+
+
 def _run(
     captioner: Captioner,
     paths: tuple[str, ...],
@@ -175,7 +206,7 @@ def _run(
     if run.output is not None:
         return run_folder(captioner, photos, run, options, _progress(paths))
     with open_output(output) as stream:
-        writer = make_writer(run.format_name, stream, with_path=run.with_path)
+        writer = make_writer(run.format_name, stream, with_path=run.with_path, mark=run.mark)
         in_order = replace(options, in_order=True)
         return run_folder(captioner, photos, run, in_order, _progress(paths), writer)
 

@@ -43,11 +43,12 @@ read back exactly.
 `-o FILE` appears under its name when it is complete. If the run is interrupted, what was there stays as it
 was and what was written so far is in `FILE.partial`.
 
-`--sidecar txt` writes `cat.txt` beside `cat.jpg`. A text file that is there already is left alone and named
-on stderr, unless it is empty or holds a caption that kiloword wrote there.
+`--sidecar txt` writes `cat.txt` beside `cat.jpg`, `--sidecar xmp` writes `cat.jpg.xmp` or into the sidecar
+that is there, and `--embed` into the JPEG itself. Somebody else's text is left alone and named on stderr;
+[METADATA.md](METADATA.md) says what is written, and `kiloword undo` takes it back.
 
-With `-o` or a sidecar, a run remembers what it did, and the same command goes on where the last one stopped;
-[FOLDERS.md](FOLDERS.md) explains how.
+With `-o`, a sidecar, `--embed` or a gallery, a run remembers what it did, and the same command goes on where
+the last one stopped; [FOLDERS.md](FOLDERS.md) explains how.
 """
 
 

@@ -50,8 +50,12 @@ class FolderRun:
     """Its format, one of `outputs.FORMATS`."""
     with_path: bool = True
     """Whether lines of text begin with the photo's path."""
+    mark: bool = False
+    """Whether a CSV file begins with the mark by which spreadsheets know UTF-8."""
     sinks: Sequence[Sink] = field(default=())
     """Where captions go beside the photos."""
+    gallery: str | None = None
+    """A page with all photos, written from the journal when all is done."""
     redo: bool = False
     """Do photos again that are done."""
     redo_first: Callable[[], Iterable[str | ImageError]] | None = None
@@ -181,6 +185,8 @@ def _finish(journal: Journal, run: FolderRun, end: RunEnd) -> None:
     """Write the output from the journal: under its own name if all is done, else as what there is so far."""
     journal.count(ended=not end.interrupted)
     journal.commit()
+    if run.gallery is not None and not end.interrupted:
+        _write_gallery(journal, run.gallery)
     if run.output is None:
         return
     partial = f"{run.output}.partial"
@@ -192,9 +198,17 @@ def _finish(journal: Journal, run: FolderRun, end: RunEnd) -> None:
         _write_listed(journal, run, partial)
 
 
+def _write_gallery(journal: Journal, path: str) -> None:
+    from kiloword.runtime.gallery import write_gallery
+
+    rows = (row_of(photo.path, photo.outcome) for photo in journal.listed() if photo.outcome is not None)
+    with write_atomically(path, keep_partial=False) as stream:
+        write_gallery(stream, rows, os.path.dirname(os.path.abspath(path)))
+
+
 def _write_listed(journal: Journal, run: FolderRun, path: str) -> None:
     with write_atomically(path, keep_partial=False) as stream:
-        writer = make_writer(run.format_name, stream, with_path=run.with_path)
+        writer = make_writer(run.format_name, stream, with_path=run.with_path, mark=run.mark)
         for photo in journal.listed():
             if photo.outcome is not None:
                 writer.write(row_of(photo.path, photo.outcome))

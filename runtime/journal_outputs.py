@@ -129,6 +129,11 @@ class JournalOutputs:
         for row in self._database.rows(f"SELECT {_COLUMNS} FROM outputs WHERE state = 'planned'"):
             yield self._output(row)
 
+    def runs(self) -> list[int]:
+        """Runs of which something may be taken back, the newest first."""
+        query = "SELECT DISTINCT run FROM outputs WHERE state IN ('planned', 'written') ORDER BY run DESC"
+        return [run for (run,) in self._database.rows(query)]
+
     def _output(self, row: Row) -> RecordedOutput:
         number, run, photo, target, *rest = row
         return RecordedOutput(number, run, self._path_of(photo), self._path_of(target), *rest)

@@ -33,7 +33,8 @@ _CSV_COLUMNS = (
     *("reliable", "reason"),
 )
 _ESCAPED = ("Cc", "Cs")  # control characters, and the surrogates that stand for bytes that are no UTF-8
-_TEMPORARY_SUFFIX = ".part"
+TEMPORARY_SUFFIX = ".part"
+"""How the names of files end that are being written."""
 _TABLE_WIDTH_NO_TERMINAL = 100
 
 
@@ -119,18 +120,19 @@ def default_format(output: str | None, *, to_people: bool) -> str:
     return "table" if to_people else "text"
 
 
-def make_writer(format_name: str, stream: TextIO, *, with_path: bool = True) -> RowWriter:
+def make_writer(format_name: str, stream: TextIO, *, with_path: bool = True, mark: bool = False) -> RowWriter:
     """The writer for one of `FORMATS`.
 
     Args:
         format_name: One of `FORMATS`.
         stream: Where rows go; see `prepare_stream`.
         with_path: Whether a line of text begins with the photo's path; the other formats always name it.
+        mark: Whether CSV begins with U+FEFF, without which some spreadsheets read UTF-8 as something else.
     """
     if format_name == "jsonl":
         return _JsonlWriter(stream)
     if format_name == "csv":
-        return _CsvWriter(stream)
+        return _CsvWriter(stream, mark=mark)
     if format_name == "table":
         return _TableWriter(stream)
     return _TextWriter(stream, with_path=with_path)
@@ -163,8 +165,10 @@ class _JsonlWriter:
 class _CsvWriter:
     """Comma-separated values with a header; the fields that a row lacks stay empty."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, *, mark: bool) -> None:
         self._stream = stream
+        if mark:
+            stream.write("\ufeff")
         self._write_line(dict(zip(_CSV_COLUMNS, _CSV_COLUMNS, strict=True)))
 
     def write(self, row: CaptionRow) -> None:
@@ -279,7 +283,8 @@ def write_atomically(path: str | Path, *, keep_partial: bool = True) -> Iterator
         raise
 
 
-def _temporary_prefix(target: Path) -> str:
+def temporary_prefix(target: Path) -> str:
+    """How the names of a file's temporary versions begin."""
     return f".{target.name[:40]}."
 
 
@@ -287,7 +292,7 @@ def _temporary_beside(target: Path) -> Path:
     """An empty file of its own in the target's folder, with the rights that a new file there gets."""
     # Cut, so that a name of the longest permitted length still works.
     handle, name = tempfile.mkstemp(
-        prefix=_temporary_prefix(target), suffix=_TEMPORARY_SUFFIX, dir=target.parent
+        prefix=temporary_prefix(target), suffix=TEMPORARY_SUFFIX, dir=target.parent
     )
     os.close(handle)
     umask = os.umask(0)
@@ -355,10 +360,10 @@ def sync_folder(folder: Path) -> None:
 
 def remove_leftovers(target: Path) -> None:
     """Remove what a killed process left of writing this file; nobody else may be writing it."""
-    start = _temporary_prefix(target)
+    start = temporary_prefix(target)
     with suppress(OSError):
         for name in os.listdir(target.parent):
-            if name.startswith(start) and name.endswith(_TEMPORARY_SUFFIX):
+            if name.startswith(start) and name.endswith(TEMPORARY_SUFFIX):
                 (target.parent / name).unlink(missing_ok=True)
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from kiloword.runtime.hashing import content_hash
 from kiloword.runtime.outputs import replace_file, write_new
+from kiloword.runtime.splices import make_splice
 
 if TYPE_CHECKING:
     from kiloword.runtime.captioner import Caption
@@ -79,4 +80,5 @@ class TextSidecars:
         before = None if found is None else content_hash(found)
         if before is None or not ((found is not None and not found.strip()) or ours(sidecar, before)):
             return LeftAlone(f"{sidecar}: left as it was: it holds a text that is not this caption")
-        return PlannedWrite(sidecar, before, after, lambda: replace_file(Path(sidecar), content))
+        undo = None if found is None else make_splice(found, content)
+        return PlannedWrite(sidecar, before, after, lambda: replace_file(Path(sidecar), content), undo)
