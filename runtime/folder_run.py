@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 
 from kiloword.runtime.errors import ImageError
 from kiloword.runtime.folders import STDIN
-from kiloword.runtime.journal import Journal, journal_of, work_of
 from kiloword.runtime.outputs import make_writer, remove_leftovers, write_atomically
 from kiloword.runtime.pipeline import Pipeline, PipelineOptions
 from kiloword.runtime.reading import read_photo
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from kiloword.runtime.captioner import Captioner
+    from kiloword.runtime.journal import Journal
     from kiloword.runtime.outputs import RowWriter
     from kiloword.runtime.progress import CaptionProgress
     from kiloword.runtime.sinks import Sink
@@ -81,6 +81,9 @@ def default_state(paths: Sequence[str], output: str | None, *, sidecars: bool) -
         output: The file that captions go to, if any.
         sidecars: Whether captions go beside the photos.
     """
+    # Journals are imported where there is one: a single photo on stdout need not wait for SQLite.
+    from kiloword.runtime.journal import journal_of
+
     # What is there and no file is a pipe, or /dev/null.
     if output is not None and (os.path.isfile(output) or not os.path.exists(output)):
         return journal_of(output)
@@ -142,6 +145,8 @@ def _open_journal(run: FolderRun, captioner: Captioner, options: PipelineOptions
     if run.state is None:
         yield None
         return
+    from kiloword.runtime.journal import Journal, work_of
+
     settings = captioner.settings_that_count(
         num_beams=options.num_beams, max_new_tokens=options.max_new_tokens
     )

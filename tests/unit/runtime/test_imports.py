@@ -30,6 +30,11 @@ def test_captioning_loads_only_what_it_needs() -> None:
     assert not loaded & {"torch", "cv2", "onnx", "transformers"}
 
 
+def test_a_run_without_a_journal_does_not_wait_for_sqlite() -> None:
+    """Nor for what draws a bar that nobody sees: `kiloword caption one.jpg` is to start quickly."""
+    assert not modules_after("import kiloword.runtime.folder_run") & {"sqlite3", "rich"}
+
+
 @pytest.mark.parametrize("name", kiloword.__all__)
 def test_public_names(name: str) -> None:
     """Each name of `__all__` is there, says where it lives, and has a docstring."""
