@@ -99,7 +99,7 @@ def recipe_table(root: Path, encoder: str, decoder: str) -> dict[str, Any]:
     table["encoder"] = {"image_size": SIZE, **ENCODER_TABLES[encoder]}
     table["decoder"] = DECODER_TABLES[decoder]
     for stage in table["stages"]:
-        stage |= {"passes": 4, "learning_rate": 8e-3, "encoder_learning_rate": 2e-3, "views": 2}
+        stage |= {"passes": 6, "learning_rate": 8e-3, "encoder_learning_rate": 2e-3, "views": 2}
     table["validation"] = {"every_passes": 99}
     return table
 
@@ -174,10 +174,10 @@ def test_it_learns_and_goes_on_after_an_interruption(made: Made) -> None:
     """20 pictures in batches of 8 are 3 steps a pass; none is missing and none is there twice."""
     lines = [line for line in read_journal(made.run / "metrics.jsonl") if "loss" in line]
     assert [(line["stage"], line["step"]) for line in lines] == [
-        (stage, step) for stage in (0, 1) for step in range(1, 13)
+        (stage, step) for stage in (0, 1) for step in range(1, 19)
     ]
     losses = [line["loss"] for line in lines]
-    assert np.mean(losses[-3:]) < 0.75 * losses[0]
+    assert np.mean(losses[-3:]) < 0.8 * losses[0]
 
 
 def test_greedy_equals_uncached_torch(made: Made) -> None:

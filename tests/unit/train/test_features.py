@@ -13,6 +13,8 @@ import torch
 
 from kiloword.runtime.manifest import ImageSpec
 from kiloword.train.features import cache_features, is_mirrored, view_of
+from kiloword.train.models.hybrid import HybridConfig
+from kiloword.train.models.resnet import ResNetConfig
 from kiloword.train.models.vit import VisionTransformer, VitConfig
 from kiloword.train.photos import Photos
 from kiloword.train.pictures import Pixels, mirrored
@@ -165,3 +167,23 @@ def test_fresh_views_follow_from_the_global_seed(photos: Photos, encoder: Vision
         seen.append(photos.features(encoder, np.array([0, 1]), np.array([0, 1])))
     assert torch.equal(seen[0], seen[1])
     assert not torch.equal(seen[0], seen[2])
+
+
+def test_a_grid_is_stored_as_it_is_and_shared_with_a_hybrid_over_it(tmp_path: Path) -> None:
+    """Both see the same network with the same weights; a hybrid's own blocks have a file of their own."""
+    random = np.random.default_rng(3)
+    pixels = random.integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)
+    hybrid = HybridConfig(
+        64, cnn=ResNetConfig(widths=(8, 12), blocks=(1, 1)), width=16, depth=2, heads=2
+    ).build()
+    grid = ResNetConfig(64, widths=(8, 12), blocks=(1, 1), weights="mine.safetensors").build()
+    grid.load_state_dict(hybrid.cnn.state_dict())
+    stored = cache_features(grid.eval(), pixels, "key", 2, 1, tmp_path, ignore)
+    assert stored.shape == (1, 5, 12, 8, 8)
+    with torch.inference_mode():
+        expected = grid.forward_until(torch.from_numpy(pixels), 2).numpy()
+    np.testing.assert_allclose(stored[0], expected, rtol=2e-3, atol=2e-3)
+    cache_features(hybrid.eval(), pixels, "key", 2, 1, tmp_path, ignore)
+    assert len(list(tmp_path.glob("features-*.npy"))) == 1
+    cache_features(hybrid, pixels, "key", 3, 1, tmp_path, ignore)
+    assert len(list(tmp_path.glob("features-*.npy"))) == 2
