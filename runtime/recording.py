@@ -139,6 +139,9 @@ class Recorder:
         def ours(target: str, content: bytes) -> bool:
             return self._journal is not None and self._journal.outputs.wrote(path, target, content)
 
+        if not caption.reliable:  # a wrong description beside a photo is worse than none
+            _log.info("%s: not written: %s", path, caption.reason)
+            return None
         try:
             plan = sink.plan(path, caption, ours)
         except OSError as error:

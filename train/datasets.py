@@ -31,7 +31,7 @@ from kiloword.train.annotations import (
     is_text,
 )
 
-__all__ = ["CaptionRecord", "Layout", "LoadedRecords", "load_records"]
+__all__ = ["CaptionRecord", "Layout", "LoadedRecords", "load_captions", "load_records"]
 
 _LOGGER = logging.getLogger(__name__)
 # "Flicker8k_Dataset" is how the original archive spells its folder.
@@ -100,6 +100,28 @@ def load_records(
     records = tuple(_usable_records(annotations, wanted, folders))
     _require_mostly_good(annotations, records, max_bad_fraction)
     return LoadedRecords(records, tuple(annotations.problems), annotations.total, annotations.bad)
+
+
+def load_captions(source: str | Path, split: str, *, layout: Layout = "auto") -> tuple[str, ...] | None:
+    """Read the captions of one split, whether or not its photos are there.
+
+    Args:
+        source: The data set's folder or its annotation file.
+        split: As for `load_records`.
+        layout: As for `load_records`.
+
+    Returns:
+        The captions as written; None where the data set has no such split.
+
+    Raises:
+        ConfigError: The source is not a data set of that layout.
+    """
+    path = Path(source)
+    annotations = READERS[detect_layout(path) if layout == "auto" else layout](path)
+    wanted = canonical_split(split)
+    photos = [photo for photo in annotations.photos.values() if photo.split == wanted]
+    texts = tuple(text for photo in photos for text, _ in photo.captions if is_text(text))
+    return texts or None
 
 
 def _usable_records(

@@ -5,21 +5,34 @@ Works with the runtime and the scores alone, so a machine that only captions can
 
 from __future__ import annotations
 
+import csv
+import io
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from kiloword.runtime.captioner import Caption, Captioner, CaptionFailure
 from kiloword.runtime.errors import ConfigError, KilowordError
 from kiloword.runtime.outputs import write_atomically
+from kiloword.train.caption_statistics import (
+    CaptionStatistics,
+    describe_captions,
+    is_unfinished,
+    repeats_itself,
+)
 from kiloword.train.datasets import CaptionRecord
-from kiloword.train.metrics.ngrams import Tokens
+from kiloword.train.metrics.bootstrap import METRICS, Interval, intervals, photo_table
 from kiloword.train.metrics.ptb import TokenizerName
 from kiloword.train.metrics.scores import Scores, score_tokens, tokenize_captions
 
-__all__ = ["CaptionStatistics", "EvaluatedPhoto", "EvaluationReport", "FailedPhoto", "evaluate"]
+__all__ = ["METRIC_LABELS", "EvaluatedPhoto", "EvaluationReport", "FailedPhoto", "evaluate"]
+
+METRIC_LABELS = dict(
+    zip(METRICS, ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr-D"), strict=True)
+)
+"""How people write the scores."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +44,18 @@ class EvaluatedPhoto:
     caption: str
     confidence: float
     """The captioner's, 0..1."""
+    reliable: bool
+    """False: people read "no reliable description" instead."""
+    reason: str | None
+    """Why not."""
+    unfinished: bool
+    """It ran into ``max_new_tokens``."""
+    repetitive: bool
+    """A word stands twice in a row, or three words in a row come twice."""
     cider: float
     """This photo's CIDEr-D, times 100; the rarity of words is counted over all photos of the report."""
+    rouge_l: float
+    """This photo's ROUGE-L, times 100."""
     references: tuple[str, ...]
 
 
@@ -45,22 +68,6 @@ class FailedPhoto:
 
 
 @dataclass(frozen=True)
-class CaptionStatistics:
-    """What the captions are like, apart from being right."""
-
-    mean_length: float
-    """Tokens of a caption, counted by the scores' tokenizer."""
-    distinct_words: int
-    """Different tokens in all captions together."""
-    distinct_captions: int
-    """Different token sequences."""
-    unknown_words: int
-    """Captions that have the tokenizer's unknown token."""
-    unfinished: int
-    """Captions that ran into ``max_new_tokens``: they lack the end-of-sequence token."""
-
-
-@dataclass(frozen=True)
 class EvaluationReport:
     """How well a bundle captions a data set, with the settings that this holds for."""
 
@@ -70,6 +77,8 @@ class EvaluationReport:
     decode: dict[str, float]
     """``num_beams``, ``max_new_tokens``, ``length_penalty``, ``no_repeat_ngram_size`` and ``batch_size``."""
     scores: Scores
+    intervals: dict[str, Interval]
+    """For each score where it would lie on other photos of this kind, 95 times in a hundred (bootstrap)."""
     statistics: CaptionStatistics
     ms_per_photo: float
     """Mean wall time from the photo's file to its caption."""
@@ -87,6 +96,7 @@ class EvaluationReport:
             "provider": self.provider,
             "decode": self.decode,
             "metrics": metrics,
+            "intervals": {name: asdict(interval) for name, interval in self.intervals.items()},
             "statistics": asdict(self.statistics),
             "ms_per_photo": self.ms_per_photo,
             "num_failures": len(self.failures),
@@ -97,6 +107,16 @@ class EvaluationReport:
     def to_json(self) -> str:
         """Return the report as JSON text that ends with a line break."""
         return json.dumps(self.as_dict(), indent=2, ensure_ascii=False) + "\n"
+
+    def to_csv(self) -> str:
+        """Return a row for each photo as CSV with a header; references are joined with " | "."""
+        text = io.StringIO()
+        columns = [field.name for field in fields(EvaluatedPhoto)]
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        for photo in self.photos:
+            writer.writerow({**asdict(photo), "references": " | ".join(photo.references)})
+        return text.getvalue()
 
     def write_json(self, path: str | Path) -> None:
         """Write the report to a file that is either whole or not there.
@@ -115,9 +135,12 @@ class EvaluationReport:
             f"{scores.num_images} photos, {len(self.failures)} failed; tokenizer: {scores.tokenizer}",
             f"BLEU-1 {scores.bleu_1:.1f}  BLEU-2 {scores.bleu_2:.1f}  BLEU-3 {scores.bleu_3:.1f}  "
             f"BLEU-4 {scores.bleu_4:.1f}  ROUGE-L {scores.rouge_l:.1f}  CIDEr-D {scores.cider:.1f}",
-            f"{statistics.mean_length:.1f} words in a caption, {statistics.distinct_words} different words, "
-            f"{statistics.distinct_captions} different captions; "
-            f"{statistics.unknown_words} with an unknown word, {statistics.unfinished} unfinished",
+            "95 % of the time: "
+            + ", ".join(
+                f"{METRIC_LABELS[name]} {self.intervals[name].low:.1f} to {self.intervals[name].high:.1f}"
+                for name in ("bleu_4", "rouge_l", "cider")
+            ),
+            *statistics.lines(),
             f"{self.ms_per_photo:.1f} ms a photo",
         ]
         return "\n".join(lines) + "\n"
@@ -136,6 +159,7 @@ def evaluate(
     no_repeat_ngram_size: int | None = None,
     batch_size: int = 8,
     tokenizer: TokenizerName = "auto",
+    training_captions: Collection[str] | None = None,
 ) -> EvaluationReport:
     """Caption every photo and score the captions.
 
@@ -148,6 +172,7 @@ def evaluate(
         no_repeat_ngram_size: As for ``Captioner.caption``.
         batch_size: Photos captioned together.
         tokenizer: What splits captions for the scores: ``auto`` is the reference where Java is found.
+        training_captions: What the bundle was trained on, where that is known: how many captions are new?
 
     Returns:
         The report; photos that cannot be read are listed as failures and are in no score.
@@ -178,7 +203,7 @@ def evaluate(
         "no_repeat_ngram_size": no_repeat_ngram_size,
         "batch_size": batch_size,
     }
-    return _report(captioner, captioned, failures, given, tokenizer)
+    return _report(captioner, captioned, failures, given, tokenizer, training_captions)
 
 
 def _separate(
@@ -200,13 +225,16 @@ def _report(
     failures: Sequence[FailedPhoto],
     given: dict[str, float | None],
     tokenizer: TokenizerName,
+    training_captions: Collection[str] | None,
 ) -> EvaluationReport:
     tokens = tokenize_captions(
         [record.captions for record, _ in captioned], [caption.text for _, caption in captioned], tokenizer
     )
     scores = score_tokens(tokens)
     captions = [caption for _, caption in captioned]
-    rows = zip(captioned, scores.cider_per_image, strict=True)
+    table = photo_table(tokens)
+    end = captioner.bundle.manifest.tokens.eos_token_id
+    rows = zip(captioned, scores.cider_per_image, table[:, -2].tolist(), strict=True)
     manifest = captioner.bundle.manifest
     overrides = {name: value for name, value in given.items() if value is not None}
     return EvaluationReport(
@@ -215,35 +243,33 @@ def _report(
         provider=captioner.provider,
         decode={**asdict(manifest.generation), **overrides},
         scores=scores,
-        statistics=_statistics(captioner, captions, tokens.candidates),
+        intervals=intervals(table),
+        statistics=describe_captions(
+            captions,
+            tokens.candidates,
+            eos_token_id=end,
+            unknown_token_id=_unknown_token_id(captioner.bundle.tokenizer_path),
+            training_captions=training_captions,
+        ),
         ms_per_photo=sum(caption.latency_ms for caption in captions) / len(captions),
-        photos=tuple(_row(record, caption, cider) for (record, caption), cider in rows),
+        photos=tuple(_row(record, caption, cider, rouge, end) for (record, caption), cider, rouge in rows),
         failures=tuple(failures),
     )
 
 
-def _row(record: CaptionRecord, caption: Caption, cider: float) -> EvaluatedPhoto:
+def _row(record: CaptionRecord, caption: Caption, cider: float, rouge: float, end: int) -> EvaluatedPhoto:
     return EvaluatedPhoto(
         path=str(record.image),
         image_id=record.image_id,
         caption=caption.text,
         confidence=caption.confidence,
+        reliable=caption.reliable,
+        reason=caption.reason,
+        unfinished=is_unfinished(caption, end),
+        repetitive=repeats_itself(caption.text.split()),
         cider=cider,
+        rouge_l=rouge,
         references=record.captions,
-    )
-
-
-def _statistics(
-    captioner: Captioner, captions: Sequence[Caption], tokens: Sequence[Tokens]
-) -> CaptionStatistics:
-    end = captioner.bundle.manifest.tokens.eos_token_id
-    unknown = _unknown_token_id(captioner.bundle.tokenizer_path)
-    return CaptionStatistics(
-        mean_length=sum(map(len, tokens)) / len(tokens),
-        distinct_words=len({token for caption in tokens for token in caption}),
-        distinct_captions=len(set(map(tuple, tokens))),
-        unknown_words=sum(unknown in caption.token_ids for caption in captions),
-        unfinished=sum(caption.token_ids[-1:] != (end,) for caption in captions),
     )
 
 
