@@ -5,6 +5,7 @@ What is heavy is imported inside the functions, so that `--help` does not wait f
 
 from __future__ import annotations
 
+from kiloword.commands.audit import audit
 from kiloword.commands.calibrate import calibrate
 from kiloword.commands.caption import caption
 from kiloword.commands.evaluate import evaluate
@@ -16,4 +17,4 @@ from kiloword.commands.train import train
 from kiloword.commands.undo import undo
 from kiloword.commands.webcam import webcam
 
-COMMANDS = (calibrate, caption, evaluate, explain, export, inspect, serve, train, undo, webcam)
+COMMANDS = (audit, calibrate, caption, evaluate, explain, export, inspect, serve, train, undo, webcam)

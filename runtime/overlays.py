@@ -59,12 +59,25 @@ def see(source: ImageSource, spec: ImageSpec, longest: int) -> Seen:
         # Rounded up: what is cut out must not be larger than what it is cut from.
         shortest_edge=int(np.ceil(spec.shortest_edge * scale)),
     )
-    short = min(width, height)
-    shares = (
-        spec.width / spec.shortest_edge * short / width,
-        spec.height / spec.shortest_edge * short / height,
-    )
-    return Seen(load_image(source, view), (1 - shares[0]) / 2, (1 - shares[1]) / 2, *shares)
+    return Seen(load_image(source, view), *part_seen((width, height), spec))
+
+
+def part_seen(size: tuple[int, int], spec: ImageSpec) -> tuple[float, float, float, float]:
+    """Which part of a photo an encoder sees.
+
+    Args:
+        size: Width and height of the photo, upright.
+        spec: How the encoder gets its photos.
+
+    Returns:
+        Left, top, width and height, as shares of the photo.
+    """
+    if spec.resize == "stretch" or spec.shortest_edge is None:
+        return 0.0, 0.0, 1.0, 1.0
+    short = min(size)
+    width = spec.width / spec.shortest_edge * short / size[0]
+    height = spec.height / spec.shortest_edge * short / size[1]
+    return (1 - width) / 2, (1 - height) / 2, width, height
 
 
 def spread(map_: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:

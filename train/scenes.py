@@ -7,6 +7,7 @@ place of everything that the captions name. No picture is like another, and the 
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,11 +32,21 @@ COLOURS = {
 SHAPES = ("circle", "square", "triangle", "cross")
 """What there is to see, by the word for it."""
 BOXES_FILE = "boxes.json"
-"""Boxes of all shapes, in COCO's layout."""
+"""Boxes and outlines of all shapes, in COCO's layout."""
 
 _SMALLEST, _LARGEST = 0.34, 0.46  # edge of a shape, as a share of the picture's
 _OVERSAMPLING = 4
 _PLACES_TRIED = 200
+_ARM = 1 / 3  # of a cross: where its arms begin
+# Corners in a box of 1 x 1.
+_CORNERS: dict[str, list[tuple[float, float]]] = {
+    "square": [(0, 0), (1, 0), (1, 1), (0, 1)],
+    "triangle": [(0, 1), (1, 1), (0.5, 0)],
+    "cross": [
+        *((_ARM, 0), (1 - _ARM, 0), (1 - _ARM, _ARM), (1, _ARM), (1, 1 - _ARM), (1 - _ARM, 1 - _ARM)),
+        *((1 - _ARM, 1), (_ARM, 1), (_ARM, 1 - _ARM), (0, 1 - _ARM), (0, _ARM), (_ARM, _ARM)),
+    ],
+}
 
 
 @dataclass(frozen=True)
@@ -52,10 +63,19 @@ class Shape:
     size: int
     """Edge of its box in pixels."""
 
+    def outline(self) -> list[tuple[float, float]]:
+        """Its corners, x and y in pixels; a circle has 48."""
+        if self.kind == "circle":
+            turns = [2 * math.pi * step / 48 for step in range(48)]
+            unit = [((1 + math.cos(turn)) / 2, (1 + math.sin(turn)) / 2) for turn in turns]
+        else:
+            unit = _CORNERS[self.kind]
+        return [(self.left + x * self.size, self.top + y * self.size) for x, y in unit]
+
     def mask(self, picture: int) -> NDArray[np.bool_]:
         """Which pixels it covers: bool (picture, picture)."""
         drawn = Image.new("L", (picture, picture))
-        _draw(ImageDraw.Draw(drawn), self, 1, 255)
+        ImageDraw.Draw(drawn).polygon(self.outline(), fill=255)
         return np.asarray(drawn) > 0
 
 
@@ -96,7 +116,8 @@ def make_scene(seed: int, size: int = 64, most_shapes: int = 2) -> Scene:
     picture = Image.new("RGB", (size * _OVERSAMPLING,) * 2, tuple(int(value) for value in grey))
     for shape in shapes:
         paint = np.clip(np.array(COLOURS[shape.colour]) + random.integers(-18, 19, 3), 0, 255)
-        _draw(ImageDraw.Draw(picture), shape, _OVERSAMPLING, tuple(int(value) for value in paint))
+        corners = [(x * _OVERSAMPLING, y * _OVERSAMPLING) for x, y in shape.outline()]
+        ImageDraw.Draw(picture).polygon(corners, fill=tuple(int(value) for value in paint))
     small = np.asarray(picture.resize((size, size), Image.Resampling.BOX), dtype=np.float32)
     noisy = small + random.normal(0, 6, small.shape)
     return Scene(np.clip(np.rint(noisy), 0, 255).astype(np.uint8), tuple(shapes))
@@ -111,20 +132,6 @@ def _place(random: np.random.Generator, kind: str, others: list[Shape], size: in
         if all(other.left + other.size < left or left + edge < other.left for other in others):
             return [shape]
     return []
-
-
-def _draw(pen: ImageDraw.ImageDraw, shape: Shape, scale: int, paint: tuple[int, ...] | int) -> None:
-    left, top, edge = shape.left * scale, shape.top * scale, shape.size * scale
-    right, bottom, third = left + edge - 1, top + edge - 1, edge // 3
-    if shape.kind == "circle":
-        pen.ellipse((left, top, right, bottom), fill=paint)
-    elif shape.kind == "square":
-        pen.rectangle((left, top, right, bottom), fill=paint)
-    elif shape.kind == "triangle":
-        pen.polygon([(left, bottom), (right, bottom), (left + edge // 2, top)], fill=paint)
-    else:
-        pen.rectangle((left + third, top, right - third, bottom), fill=paint)
-        pen.rectangle((left, top + third, right, bottom - third), fill=paint)
 
 
 def write_scenes(folder: Path, splits: dict[str, int], seed: int = 0, size: int = 64) -> Path:
@@ -155,7 +162,9 @@ def write_scenes(folder: Path, splits: dict[str, int], seed: int = 0, size: int 
         for shape in scene.shapes:
             box = [shape.left, shape.top, shape.size, shape.size]
             kind = SHAPES.index(shape.kind) + 1
-            boxes.append({"id": len(boxes) + 1, "image_id": number, "category_id": kind, "bbox": box})
+            outline = [round(value, 2) for corner in shape.outline() for value in corner]
+            place = {"image_id": number, "category_id": kind, "bbox": box, "segmentation": [outline]}
+            boxes.append({"id": len(boxes) + 1, **place})
     categories = [{"id": index + 1, "name": name} for index, name in enumerate(SHAPES)]
     facts = {"images": images, "annotations": boxes, "categories": categories}
     (folder / "captions.jsonl").write_text("".join(lines), encoding="utf-8")
