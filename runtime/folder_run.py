@@ -14,7 +14,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -125,7 +125,8 @@ def run_folder(
     with _open_journal(run, captioner, options) as journal:
         recorder = Recorder(journal, run.sinks, progress)
         ordered = None if writer is None else OrderedWriter(writer, progress)
-        pipeline = Pipeline(captioner, photos, options, journal)
+        wanted = replace(options, known_captions=bool(run.sinks) or writer is not None)
+        pipeline = Pipeline(captioner, photos, wanted, journal)
         with pipeline, progress, _until_interrupted(pipeline.stop) as interrupted:
             for results in pipeline:
                 recorder.record(results)

@@ -64,6 +64,7 @@ CREATE INDEX outputs_by_target ON outputs (target);
 CREATE INDEX outputs_by_photo ON outputs (photo)
 """
 
+_CAPTIONED = Outcome()
 _COUNTS = "work = ? AND run >= ? AND (error IS NULL OR run >= ?)"
 
 # The photos of this run in order. Temporary: it is made anew by each run, and needs no care for power cuts.
@@ -154,6 +155,7 @@ class Journal:
             path, schema=_SCHEMA, application_id=_APPLICATION_ID, version=_VERSION, temporary=_TEMPORARY
         )
         self._folder = os.path.join(os.path.dirname(os.path.abspath(path)), "")
+        self._last_key = ("", b"")
         self._work = 0
         self._run = 0
         self._started = 0.0
@@ -187,9 +189,14 @@ class Journal:
 
         So a folder can be moved together with its journal.
         """
+        last, key = self._last_key
+        if path == last:  # each photo is asked for several times in a row
+            return key
         absolute = os.path.abspath(path)
         inside = absolute.startswith(self._folder)
-        return os.fsencode(absolute[len(self._folder) :] if inside else absolute)
+        key = os.fsencode(absolute[len(self._folder) :] if inside else absolute)
+        self._last_key = (path, key)
+        return key
 
     def path_of(self, key: bytes) -> str:
         """The absolute path behind what `path_key` gave."""
@@ -261,8 +268,15 @@ class Journal:
 
     # Photos and captions
 
-    def unchanged(self, path: str, stat: os.stat_result) -> tuple[bytes, Outcome | None] | None:
+    def unchanged(
+        self, path: str, stat: os.stat_result, *, with_caption: bool = True
+    ) -> tuple[bytes, Outcome | None] | None:
         """What is known of a file that has not changed since it was read, without reading it.
+
+        Args:
+            path: The file.
+            stat: Its size and time now.
+            with_caption: False leaves a caption out of the outcome, which is quicker.
 
         Returns:
             Its content's hash, and its outcome under this work if there is one; None if it must be read.
@@ -277,7 +291,11 @@ class Journal:
         if found is None:
             return None
         content, work, *outcome = found
-        return content, None if work is None else _outcome(*outcome)
+        if work is None:
+            return content, None
+        if not with_caption and outcome[0] is not None:
+            return content, _CAPTIONED
+        return content, _outcome(*outcome)
 
     def outcome_of(self, content: bytes) -> Outcome | None:
         """What became of a content under this work, wherever the photo lay then."""

@@ -40,7 +40,10 @@ _TABLE_WIDTH_NO_TERMINAL = 100
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a photo's content, wherever it lies: a caption or an error, never both."""
+    """What became of a photo's content, wherever it lies: a caption or an error, never both.
+
+    Neither means that there is a caption, which was not looked up because nobody asks for it now.
+    """
 
     caption: Caption | None = None
     error: str | None = None

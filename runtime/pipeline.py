@@ -61,6 +61,8 @@ class PipelineOptions:
     """How long a batch that is not full waits for more photos; None: while there is other work."""
     in_order: bool = False
     """Whether somebody waits for the results in order: then they do not run ahead without limit."""
+    known_captions: bool = True
+    """Whether somebody asks for captions that the journal knows."""
 
 
 def plan_lanes(threads: int | None = None) -> tuple[int, int]:
@@ -227,12 +229,17 @@ class Pipeline:
             stat = os.stat(photo)
         except (OSError, ValueError):  # the reader says what is wrong
             stat = None
-        known = None if stat is None else journal.unchanged(photo, stat)
+        known = None if stat is None else self._unchanged(journal, photo, stat)
         if known is None:
             journal.forget_file(photo)
         elif known[1] is not None:
             return Done(position, photo, known[1], known[0], stat, known=True)
         return Task(position, photo)
+
+    def _unchanged(
+        self, journal: Journal, photo: str, stat: os.stat_result
+    ) -> tuple[bytes, Outcome | None] | None:
+        return journal.unchanged(photo, stat, with_caption=self._options.known_captions)
 
     # Reading and decoding
 

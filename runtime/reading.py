@@ -75,8 +75,8 @@ def _read_once(path: str) -> PhotoFile | None:
             before = os.fstat(stream.fileno())
             if not stat.S_ISREG(before.st_mode):
                 # A pipe, as in `kiloword caption <(...)`, gives what it has but once.
-                data = stream.read()
-                return PhotoFile(path, content_hash(data), None, data)
+                piped = stream.read()
+                return PhotoFile(path, content_hash(piped), None, piped)
             data, content = _hash(stream, before.st_size)
             after = os.fstat(stream.fileno())
     except FileNotFoundError as error:
