@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from kiloword.runtime.errors import ImageError
 from kiloword.runtime.folders import STDIN
+from kiloword.runtime.hashing import ListingHash, content_hash
 from kiloword.runtime.outputs import make_writer, remove_leftovers, write_atomically
 from kiloword.runtime.pipeline import Pipeline, PipelineOptions
 from kiloword.runtime.reading import read_photo
@@ -137,7 +138,7 @@ def run_folder(
             ordered.write_rest()
         end = RunEnd(recorder.counts, interrupted.is_set())
         if journal is not None:
-            _finish(journal, run, end)
+            _finish(journal, run, end, recorder.listing)
         return end
 
 
@@ -187,7 +188,7 @@ def _hash_of(path: Path) -> bytes | None:
         return None
 
 
-def _finish(journal: Journal, run: FolderRun, end: RunEnd) -> None:
+def _finish(journal: Journal, run: FolderRun, end: RunEnd, unchanged: bytes) -> None:
     """Write the output from the journal: under its own name if all is done, else as what there is so far."""
     journal.count(ended=not end.interrupted)
     journal.commit()
@@ -195,9 +196,15 @@ def _finish(journal: Journal, run: FolderRun, end: RunEnd) -> None:
         _write_gallery(journal, run.gallery)
     if run.output is None:
         return
+    if end.counts.photos == end.counts.unchanged and journal.is_current(
+        run.output, _written_as(run, unchanged)
+    ):
+        return
     partial = f"{run.output}.partial"
     if not end.interrupted:
-        _write_listed(journal, run, run.output)
+        listing = _write_listed(journal, run, run.output)
+        journal.note_written(run.output, _written_as(run, listing))
+        journal.commit()
         with suppress(OSError):
             os.unlink(partial)
     elif end.counts.photos:
@@ -212,12 +219,20 @@ def _write_gallery(journal: Journal, path: str) -> None:
         write_gallery(stream, rows, os.path.dirname(os.path.abspath(path)))
 
 
-def _write_listed(journal: Journal, run: FolderRun, path: str) -> None:
+def _write_listed(journal: Journal, run: FolderRun, path: str) -> bytes:
+    """Write all that is known; gives the hash of it that `Recorder.listing` would have."""
+    hasher = ListingHash()
     with write_atomically(path, keep_partial=False) as stream:
-        writer = make_writer(run.format_name, stream, with_path=run.with_path, mark=run.mark)
+        writer = make_writer(run.format_name, stream, with_path=run.with_path)
         for photo in journal.listed():
             if photo.outcome is not None:
                 writer.write(row_of(photo.path, photo.outcome))
+                hasher.add(photo.path, photo.content or b"")
+    return hasher.digest()
+
+
+def _written_as(run: FolderRun, listing: bytes) -> bytes:
+    return content_hash(f"{run.format_name} {run.with_path} ".encode() + listing)
 
 
 @contextmanager

@@ -17,7 +17,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kiloword.runtime.database import Database
+from kiloword.runtime.hashing import content_hash
 from kiloword.runtime.journal_outputs import JournalOutputs
+from kiloword.runtime.journal_schema import APPLICATION_ID, SCHEMA, TEMPORARY, VERSION
 from kiloword.runtime.outputs import Outcome
 
 if TYPE_CHECKING:
@@ -28,8 +30,6 @@ JOURNAL_SUFFIX = ".journal"
 FOLDER_JOURNAL = ".kiloword.journal"
 """The journal's name in a folder whose photos get sidecars and no other output."""
 
-_APPLICATION_ID = 0x6B776F72  # "kwor"
-_VERSION = 1
 
 # A file that changes twice within one tick of its file system's clock has one time for two contents. FAT has
 # the longest ticks, two seconds: a younger file's time is not relied on (as git does with its index).
@@ -41,37 +41,8 @@ _CAPTION_FIELDS_LEFT_OUT = ("text", "confidence", "token_ids", "token_logprobs",
 _MANIFEST_WITHOUT_EFFECT = ("name", "generation", "files", "provenance", "report")
 _FILES_WITHOUT_EFFECT = ("CARD.md",)
 
-_SCHEMA = """
-CREATE TABLE works (
-    id INTEGER PRIMARY KEY, bundle TEXT NOT NULL, bundle_name TEXT NOT NULL, settings TEXT NOT NULL,
-    UNIQUE (bundle, settings));
-CREATE TABLE runs (
-    id INTEGER PRIMARY KEY, work INTEGER NOT NULL REFERENCES works, version TEXT NOT NULL,
-    started REAL NOT NULL, seconds REAL NOT NULL DEFAULT 0,
-    captioned INTEGER NOT NULL DEFAULT 0, failed INTEGER NOT NULL DEFAULT 0,
-    ended INTEGER NOT NULL DEFAULT 0);
-CREATE TABLE files (
-    path BLOB PRIMARY KEY, size INTEGER NOT NULL, mtime_ns INTEGER, content BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE captions (
-    content BLOB NOT NULL, work INTEGER NOT NULL REFERENCES works, run INTEGER NOT NULL REFERENCES runs,
-    caption TEXT, confidence REAL, details TEXT, error TEXT,
-    PRIMARY KEY (content, work)) WITHOUT ROWID;
-CREATE TABLE outputs (
-    id INTEGER PRIMARY KEY, run INTEGER NOT NULL REFERENCES runs, photo BLOB NOT NULL, target BLOB NOT NULL,
-    kind TEXT NOT NULL, text TEXT NOT NULL, content_before BLOB, content_after BLOB NOT NULL, undo BLOB,
-    state TEXT NOT NULL);
-CREATE INDEX outputs_by_target ON outputs (target);
-CREATE INDEX outputs_by_photo ON outputs (photo)
-"""
-
 _CAPTIONED = Outcome()
 _COUNTS = "work = ? AND run >= ? AND (error IS NULL OR run >= ?)"
-
-# The photos of this run in order. Temporary: it is made anew by each run, and needs no care for power cuts.
-_TEMPORARY = """
-CREATE TEMPORARY TABLE listing (
-    position INTEGER PRIMARY KEY, path BLOB UNIQUE, shown BLOB NOT NULL, error TEXT)
-"""
 
 
 @dataclass(frozen=True)
@@ -111,6 +82,8 @@ class Listed:
     """As the user would write it."""
     outcome: Outcome | None
     """None where it is still to be done."""
+    content: bytes | None = None
+    """Hash of its content; None where it could not be read."""
 
 
 def work_of(manifest: Manifest, settings: Mapping[str, Any]) -> Work:
@@ -152,7 +125,7 @@ class Journal:
 
     def __init__(self, path: str) -> None:
         self._database = Database(
-            path, schema=_SCHEMA, application_id=_APPLICATION_ID, version=_VERSION, temporary=_TEMPORARY
+            path, schema=SCHEMA, application_id=APPLICATION_ID, version=VERSION, temporary=TEMPORARY
         )
         self._folder = os.path.join(os.path.dirname(os.path.abspath(path)), "")
         self._last_key = ("", b"")
@@ -354,18 +327,46 @@ class Journal:
     def listed(self) -> Iterator[Listed]:
         """This run's photos in order, each once, with what is known of them."""
         query = (
-            "SELECT shown, listing.error, captions.work, caption, confidence, details, captions.error"
+            "SELECT shown, files.content, listing.error, captions.work, caption, confidence, details,"
+            " captions.error"
             " FROM listing"
             " LEFT JOIN files ON files.path = listing.path"
             " LEFT JOIN captions ON captions.content = files.content AND captions.work = ?"
             " ORDER BY position"
         )
-        for shown, error, work, *outcome in self._database.rows(query, (self._work,)):
+        for shown, content, error, work, *outcome in self._database.rows(query, (self._work,)):
             if error is not None:
                 known: Outcome | None = Outcome(error=error)
             else:
                 known = None if work is None else _outcome(*outcome)
-            yield Listed(os.fsdecode(shown), known)
+            yield Listed(os.fsdecode(shown), known, content)
+
+    # The output as a whole
+
+    def note_written(self, target: str, listing: bytes) -> None:
+        """Remember that an output was written.
+
+        Args:
+            target: The file.
+            listing: Hash of all that it was written from.
+        """
+        stat = os.stat(target)
+        statement = "INSERT OR REPLACE INTO listings (target, listing, size, mtime_ns) VALUES (?, ?, ?, ?)"
+        values = (self.path_key(target), self._hash_with_work(listing), stat.st_size, stat.st_mtime_ns)
+        self._database.run(statement, values)
+
+    def is_current(self, target: str, listing: bytes) -> bool:
+        """Whether an output was written from just this, and nobody has touched it since."""
+        query = "SELECT listing, size, mtime_ns FROM listings WHERE target = ?"
+        found = self._database.one(query, (self.path_key(target),))
+        try:
+            stat = os.stat(target)
+        except OSError:
+            return False
+        return found == (self._hash_with_work(listing), stat.st_size, stat.st_mtime_ns)
+
+    def _hash_with_work(self, listing: bytes) -> bytes:
+        return content_hash(b"%d:%b" % (self._work, listing))
 
 
 def _details(caption: Caption) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from kiloword.runtime.hashing import ListingHash
 from kiloword.runtime.outputs import RowWriter
 from kiloword.runtime.progress import CaptionProgress
 from kiloword.runtime.sinks import LeftAlone, PlannedWrite, Sink
@@ -34,6 +35,8 @@ class Counts:
     """Those without a caption, or whose caption could not be written beside them."""
     failed_before: int = 0
     """Those of them that failed in an earlier run and were not tried again."""
+    unchanged: int = 0
+    """Those that were not even opened, since the journal knew them by size and time."""
 
 
 class Recorder:
@@ -47,6 +50,7 @@ class Recorder:
 
     def __init__(self, journal: Journal | None, sinks: Sequence[Sink], progress: CaptionProgress) -> None:
         self.counts = Counts()
+        self._listing = ListingHash()
         self._journal = journal
         self._sinks = sinks
         self._progress = progress
@@ -69,6 +73,11 @@ class Recorder:
             self._journal.commit()
         for done, output_id, write in planned:
             self._write(done, output_id, write)
+
+    @property
+    def listing(self) -> bytes:
+        """Hash of the names and contents of all photos that were unchanged, in the order they came."""
+        return self._listing.digest()
 
     def _remember(self, done: Done) -> bool:
         """Note an outcome; False if there is no caption."""
@@ -97,6 +106,10 @@ class Recorder:
         failed = sum(done.outcome.error is not None for done in results)
         captioned = sum(done.fresh and done.outcome.caption is not None for done in results)
         counts.photos += len(results)
+        for done in results:
+            if done.known and done.content is not None:
+                counts.unchanged += 1
+                self._listing.add(done.path, done.content)
         counts.failed += failed
         counts.failed_before += sum(done.outcome.error is not None and not done.fresh for done in results)
         counts.captioned += captioned

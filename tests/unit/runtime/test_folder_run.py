@@ -126,6 +126,22 @@ def test_a_second_run_does_nothing_and_leaves_the_output_alone(folder: Path, cap
     assert (after.st_mtime_ns, after.st_ino) == (before.st_mtime_ns, before.st_ino)
 
 
+def test_an_output_that_was_touched_is_written_again(folder: Path, captioner: Captioner) -> None:
+    """Neither a missing output, nor one that somebody edited, nor another format is taken for the same."""
+    run_on(folder, captioner)
+    output = folder.parent / "out.jsonl"
+    whole = output.read_bytes()
+    for damage in (output.unlink, lambda: output.write_bytes(b"mine\n")):
+        damage()
+        assert run_on(folder, captioner)[1] == 0
+        assert output.read_bytes() == whole
+    run_on(folder, captioner, format_name="csv")
+    assert output.read_text().startswith("path,caption")
+    (folder / "02.png").unlink()
+    run_on(folder, captioner)
+    assert shown(rows_of(folder)) == expected_rows(folder, captioner)
+
+
 def test_only_new_changed_and_unknown_photos_are_done(folder: Path, captioner: Captioner) -> None:
     """Moved and renamed ones are known by content; one that is gone is gone from the output, too."""
     run_on(folder, captioner)
