@@ -77,7 +77,8 @@ def row_of(
         row[precision] = _scored(bundle, records, num_beams, tokenizer) | _timed(
             bundle, records[:timed_photos]
         )
-    write_atomically(finished, json.dumps(row, indent=1).encode())
+    with write_atomically(finished) as file:
+        json.dump(row, file, indent=1)
     return row
 
 

@@ -206,7 +206,8 @@ def test_the_penalty_asks_for_each_cell_once() -> None:
 @torch.inference_mode()
 def test_post_norm_equals_torchs_transformer() -> None:
     """nn.TransformerDecoder as "Attention Is All You Need" has it; positions and scaling done by hand."""
-    decoder, own = build(ORIGINAL), {}
+    decoder = build(ORIGINAL)
+    own: dict[str, Tensor] = {}
     weights = decoder.state_dict()
     for index in range(2):
         mine, theirs = f"blocks.{index}.", f"layers.{index}."

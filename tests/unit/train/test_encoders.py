@@ -192,7 +192,7 @@ def test_a_hybrid_starts_from_weights_of_its_grid(tmp_path: Path) -> None:
     """The Transformer blocks stay fresh; a file for another network is refused."""
     config = HybridConfig(64, cnn=MOBILE, width=16, depth=1, heads=2)
     own = MobileNetV2Config(64, width_multiplier=0.1).build()
-    numbered = {}
+    numbered: dict[str, Tensor] = {}
     convolutions = [part for part in own.modules() if isinstance(part, nn.Conv2d)]
     for index, part in enumerate(convolutions):
         assert part.bias is not None
