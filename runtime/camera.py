@@ -1,8 +1,4 @@
-"""Frames from a camera, a video file or a URL, of which only the newest is ever kept.
-
-OpenCV queues what a camera delivers, so a program that is slower than the camera sees further and further
-into the past (opencv/opencv#13145). Here a thread reads without pause and throws away all but the newest
-frame, which carries the moment it was captured.
+"""Cameras, video files and streams, as OpenCV opens them; `newest.NewestFrame` reads them.
 
 The only module that imports OpenCV (188 MB, the extra `camera`), and only when a source is opened.
 """
@@ -11,12 +7,12 @@ from __future__ import annotations
 
 import math
 import os
-import time
-from dataclasses import dataclass
+import re
+import stat
+import sys
 from importlib import import_module
 from pathlib import Path
-from threading import Condition, Event, Thread
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -28,28 +24,42 @@ if TYPE_CHECKING:
 _URL_TIMEOUT_MS = 10_000
 _FALLBACK_FRAMES_PER_SECOND = 30.0
 _MAX_FRAMES_PER_SECOND = 240.0  # some containers give their time base (1000 or 90000) as the frame rate
+_PROBED_CAMERAS = 4
 _EXAMPLE = "kiloword webcam --source video.mp4 --headless"
 
 
-@dataclass(frozen=True)
-class Frame:
-    """One picture of a video."""
+class FrameSource(Protocol):
+    """What frames come from.
 
-    bgr: NDArray[np.uint8]
-    """uint8 (height, width, 3), blue first, as OpenCV reads and shows it."""
-    index: int
-    """Its place among all frames that were read, from 0; captioned ones have gaps between them."""
-    captured_at: float
-    """When it was captured, in seconds of `time.monotonic`."""
+    Attributes:
+        name: What the user called it, without a password.
+        recorded: True for what has an end and a time of its own (a file, a folder); False for what is live.
+        frames_per_second: The rate that it states, or a usual one.
+    """
 
     @property
-    def rgb(self) -> NDArray[np.uint8]:
-        """uint8 (height, width, 3), red first, as the captioner takes it."""
-        return np.ascontiguousarray(self.bgr[:, :, ::-1])
+    def name(self) -> str:
+        """What the user called it."""
 
-    def age_ms(self) -> float:
-        """How long ago it was captured."""
-        return (time.monotonic() - self.captured_at) * 1000.0
+    @property
+    def recorded(self) -> bool:
+        """Whether it has an end and a time of its own."""
+
+    @property
+    def frames_per_second(self) -> float:
+        """The rate that it states."""
+
+    def grab(self) -> float | None:
+        """Go to the next frame: its time in seconds from the start (0 where live); None at the end."""
+
+    def retrieve(self) -> NDArray[np.uint8] | None:
+        """The pixels of the frame that was grabbed, uint8 (height, width, 3), blue first."""
+
+    def reopen(self) -> FrameSource:
+        """Open the same again after it fell silent; raises `CameraError` while that fails."""
+
+    def close(self) -> None:
+        """Give it back."""
 
 
 def import_cv2() -> Any:
@@ -68,29 +78,69 @@ def import_cv2() -> Any:
 
 
 class VideoSource:
-    """An open camera, file or stream.
+    """An open camera, file or stream; a `FrameSource`.
 
-    Attributes:
-        name: What the user called it.
-        frames_per_second: The rate to play at; None for what is live and sets its own pace.
+    Args:
+        capture: An opened `cv2.VideoCapture`.
+        source: What `open_source` was given.
+        name: What to call it.
+        frames_per_second: Its rate.
+        recorded: Whether it has an end.
+        position_property: `cv2.CAP_PROP_POS_MSEC`.
     """
 
-    def __init__(self, capture: Any, name: str, frames_per_second: float | None) -> None:
+    def __init__(
+        self,
+        capture: Any,
+        source: str,
+        *,
+        name: str | None = None,
+        frames_per_second: float = _FALLBACK_FRAMES_PER_SECOND,
+        recorded: bool = False,
+        position_property: int = 0,
+    ) -> None:
         self._capture = capture
-        self.name = name
+        self._source = source
+        self._position_property = position_property
+        self._grabbed = 0
+        self._last_s = 0.0
+        self.name = name or source
         self.frames_per_second = frames_per_second
+        self.recorded = recorded
 
-    def read(self) -> NDArray[np.uint8] | None:
-        """The next frame, uint8 (height, width, 3), blue first; None at the end or without the camera."""
-        success, pixels = self._capture.read()
-        return pixels if success else None
+    def grab(self) -> float | None:
+        """Go to the next frame: its time in seconds from the start (0 where live); None at the end."""
+        if not self._capture.grab():
+            return None
+        self._grabbed += 1
+        return self._position_s() if self.recorded else 0.0
+
+    def retrieve(self) -> NDArray[np.uint8] | None:
+        """The pixels of the frame that was grabbed, uint8 (height, width, 3), blue first."""
+        success, pixels = self._capture.retrieve()
+        if not success or pixels is None:
+            return None
+        colours: NDArray[np.uint8] = pixels if pixels.ndim == 3 else np.repeat(pixels[:, :, None], 3, axis=2)
+        return colours
+
+    def reopen(self) -> FrameSource:
+        """Open the same again; raises `CameraError` while that fails."""
+        return open_source(self._source)
 
     def close(self) -> None:
         """Give the camera back."""
         self._capture.release()
 
+    def _position_s(self) -> float:
+        """The frame's own time stamp, for telephones keep no fixed rate; its number where there is none."""
+        counted = (self._grabbed - 1) / self.frames_per_second
+        stamp = float(self._capture.get(self._position_property)) / 1000.0
+        usable = math.isfinite(stamp) and (stamp > self._last_s or self._grabbed == 1)
+        self._last_s = stamp if usable else max(self._last_s, counted)
+        return self._last_s
 
-def open_source(source: str) -> VideoSource:
+
+def open_source(source: str) -> FrameSource:
     """Open a camera by its number, a video file by its path, or a stream by its URL.
 
     Args:
@@ -102,63 +152,109 @@ def open_source(source: str) -> VideoSource:
     """
     cv2 = import_cv2()
     if source.isdecimal() and not Path(source).exists():
-        return _open_camera(cv2, int(source))
+        return _open_camera(cv2, int(source), source)
     if "://" in source:
-        limits = [
-            cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
-            _URL_TIMEOUT_MS,
-            cv2.CAP_PROP_READ_TIMEOUT_MSEC,
-            _URL_TIMEOUT_MS,
-        ]
-        return _checked(cv2, cv2.VideoCapture(source, cv2.CAP_FFMPEG, limits), source, "a video stream")
-    if not Path(source).is_file():
+        return _open_url(cv2, source)
+    path = Path(source)
+    if _is_device(path):
+        return _open_camera(cv2, source, source)
+    if not path.is_file():
         raise CameraError(
             "no such video",
             path=source,
-            expected="a camera's number, a video file or a URL",
+            expected="a camera's number, a video file, a folder of pictures or a URL",
             found=f"no such file, and {describe_cameras()}",
             hint=_EXAMPLE,
         )
-    return _checked(cv2, cv2.VideoCapture(source, cv2.CAP_FFMPEG), source, "a video that OpenCV reads")
+    capture = _checked(cv2.VideoCapture(source, cv2.CAP_FFMPEG), source, "a video that OpenCV reads")
+    return _video(cv2, capture, source, recorded=True)
 
 
-def _open_camera(cv2: Any, number: int) -> VideoSource:
-    capture = cv2.VideoCapture(number)
+def _open_camera(cv2: Any, device: int | str, source: str) -> VideoSource:
+    capture = cv2.VideoCapture(device)
+    name = f"camera {device}" if isinstance(device, int) else device
     if not capture.isOpened():
         capture.release()
-        raise CameraError(
-            "this camera cannot be opened", path=f"camera {number}", found=describe_cameras(), hint=_EXAMPLE
-        )
+        raise CameraError("this camera cannot be opened", path=name, found=describe_cameras(), hint=_EXAMPLE)
     capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
-    return VideoSource(capture, f"camera {number}", None)
+    rate = frame_rate(capture.get(cv2.CAP_PROP_FPS))
+    return VideoSource(capture, source, name=name, frames_per_second=rate)
 
 
-def _checked(cv2: Any, capture: Any, name: str, expected: str) -> VideoSource:
+def _open_url(cv2: Any, source: str) -> VideoSource:
+    limits = [
+        cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
+        _URL_TIMEOUT_MS,
+        cv2.CAP_PROP_READ_TIMEOUT_MSEC,
+        _URL_TIMEOUT_MS,
+    ]
+    capture = _checked(cv2.VideoCapture(source, cv2.CAP_FFMPEG, limits), source, "a video stream")
+    # What has an end was recorded and must be played at its own rate; a live stream comes at its own.
+    return _video(cv2, capture, source, recorded=capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0)
+
+
+def _video(cv2: Any, capture: Any, source: str, *, recorded: bool) -> VideoSource:
+    return VideoSource(
+        capture,
+        source,
+        name=without_password(source),
+        frames_per_second=frame_rate(capture.get(cv2.CAP_PROP_FPS)),
+        recorded=recorded,
+        position_property=cv2.CAP_PROP_POS_MSEC,
+    )
+
+
+def _checked(capture: Any, source: str, expected: str) -> Any:
     if not capture.isOpened():
         capture.release()
         raise CameraError(
             "this video cannot be opened",
-            path=name,
+            path=without_password(source),
             expected=expected,
             found="nothing playable",
             hint=_EXAMPLE,
         )
-    # What has an end was recorded and must be played at its own rate; a live stream comes at its own.
-    recorded = capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0
-    return VideoSource(capture, name, _frame_rate(capture.get(cv2.CAP_PROP_FPS)) if recorded else None)
+    return capture
 
 
-def _frame_rate(stated: float) -> float:
+def without_password(source: str) -> str:
+    """A URL as it may stand in a message or a log.
+
+    >>> without_password("rtsp://me:secret@10.0.0.7/live")
+    'rtsp://me:***@10.0.0.7/live'
+    """
+    return re.sub(r"^(\w[\w+.-]*://[^/@:]*):[^/]*@", r"\1:***@", source)
+
+
+def frame_rate(stated: float) -> float:
+    """The rate that a source states, or a usual one where that cannot be."""
     usable = math.isfinite(stated) and 0 < stated <= _MAX_FRAMES_PER_SECOND
     return stated if usable else _FALLBACK_FRAMES_PER_SECOND
 
 
+def _is_device(path: Path) -> bool:
+    try:
+        return stat.S_ISCHR(path.stat().st_mode)
+    except (OSError, ValueError):
+        return False
+
+
 def describe_cameras() -> str:
-    """Say which cameras there are, as far as the system lists them (Linux does)."""
-    devices = sorted(Path("/dev").glob("video*")) if Path("/dev").is_dir() else []
+    """Say which cameras there are: as Linux lists them, elsewhere by trying the first few numbers."""
+    if sys.platform != "linux":
+        found = [str(number) for number in range(_PROBED_CAMERAS) if _opens(number)]
+        return f"cameras {', '.join(found)}" if found else "no cameras here"
+    devices = sorted(Path("/dev").glob("video*"), key=lambda device: (len(device.name), device.name))
     if not devices:
         return "no cameras here"
     return "cameras " + ", ".join(f"{device}{_camera_label(device.name)}" for device in devices)
+
+
+def _opens(number: int) -> bool:
+    capture = import_cv2().VideoCapture(number)
+    opened = bool(capture.isOpened())
+    capture.release()
+    return opened
 
 
 def _camera_label(device_name: str) -> str:
@@ -167,104 +263,3 @@ def _camera_label(device_name: str) -> str:
     except (OSError, UnicodeDecodeError):
         return ""
     return f" ({label})"
-
-
-class NewestFrame:
-    """Reads a source in a thread of its own and keeps the newest frame only.
-
-    A recorded video plays at its own rate, as a camera would: a captioner that is slower sees fewer of its
-    frames, never later ones. Use it in a `with` statement: it starts reading there and closes the source at
-    the end.
-    """
-
-    def __init__(self, source: VideoSource) -> None:
-        self._source = source
-        self._newest: Frame | None = None
-        self._error: Exception | None = None
-        self._ended = False
-        self._changed = Condition()
-        self._stop = Event()
-        self._thread = Thread(target=self._read_all, name="kiloword-camera", daemon=True)
-
-    def __enter__(self) -> NewestFrame:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._stop.set()
-        # A camera can hang in its driver for ever; the daemon thread is then left behind rather than waited
-        # for.
-        self._thread.join(timeout=2.0)
-        if not self._thread.is_alive():
-            self._source.close()
-
-    @property
-    def frames_read(self) -> int:
-        """How many frames came so far, dropped ones included."""
-        newest = self._newest
-        return 0 if newest is None else newest.index + 1
-
-    def latest(self) -> Frame | None:
-        """The newest frame at once; None before the first."""
-        return self._newest
-
-    @property
-    def ended(self) -> bool:
-        """Whether no further frame will come."""
-        return self._ended
-
-    def wait_newer(self, index: int) -> Frame | None:
-        """Wait for a frame that is newer than the one with this index.
-
-        Args:
-            index: That of the last frame that was used; -1 for none yet.
-
-        Returns:
-            The newest frame there is then, or None when the video has ended.
-
-        Raises:
-            CameraError: The source gave no frame at all, or the camera stopped giving them.
-        """
-        with self._changed:
-            self._changed.wait_for(lambda: self._ended or self.frames_read > index + 1)
-            if self._newest is not None and self._newest.index > index:
-                return self._newest
-            if self._error is not None:
-                raise self._error
-            return None
-
-    def _read_all(self) -> None:
-        try:
-            self._read_until_end()
-        except Exception as error:  # noqa: BLE001  raised again by `wait_newer`
-            self._error = error
-        with self._changed:
-            self._ended = True
-            self._changed.notify_all()
-
-    def _read_until_end(self) -> None:
-        rate = self._source.frames_per_second
-        start = time.monotonic()
-        index = 0
-        while not self._stop.is_set():
-            if rate is not None:
-                self._stop.wait(max(0.0, start + index / rate - time.monotonic()))
-            pixels = self._source.read()
-            if pixels is None:
-                self._check_end(index)
-                return
-            with self._changed:
-                self._newest = Frame(pixels, index, time.monotonic())
-                self._changed.notify_all()
-            index += 1
-
-    def _check_end(self, frames_read: int) -> None:
-        """The end of a file is no error; a file without frames is, and so is a camera that falls silent."""
-        if frames_read == 0:
-            raise CameraError(
-                "gives no frames", path=self._source.name, found=describe_cameras(), hint=_EXAMPLE
-            )
-        if self._source.frames_per_second is None and not self._stop.is_set():
-            raise CameraError(
-                "stopped giving frames", path=self._source.name, hint="plug it in and start again"
-            )

@@ -8,33 +8,47 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 
-from kiloword.runtime.camera import Frame, import_cv2
+from kiloword.runtime.camera import import_cv2
 from kiloword.runtime.errors import CameraError
+from kiloword.runtime.fonts import FontSet, shorten, wrap
+from kiloword.runtime.live import Command, LiveState
+from kiloword.runtime.overlay import WHITE, Colour, at_most, text_panel
+from kiloword.runtime.scene import largest_change
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from kiloword.runtime.live import LiveCaption
+    from kiloword.runtime.newest import Frame
 
 _TITLE = "kiloword"
 _POLL_MS = 15
+_IDLE_POLL_MS = 40  # how long a key waits while nothing moves
+_IDLE_REDRAW_S = 0.5
+_STILL_LEVELS = 3.0  # what moves less than this is the sensor's noise and need not be drawn 30 times a second
 _ESCAPE = 27
-_MIN_WIDTH = 480
-_BACKGROUND = (24, 24, 24)
-_CAPTION_COLOUR = (255, 255, 255)
-_FACTS_COLOUR = (170, 170, 170)
-_MARGIN = 14
+_FIRST_WIDTH, _FIRST_PICTURE_HEIGHT = 640, 720
+_LEAST_WIDTH, _LEAST_HEIGHT = 240, 180
+_BACKGROUND: Colour = (24, 24, 24)
+_GREY: Colour = (170, 170, 170)
+_AMBER: Colour = (255, 190, 90)
 _CAPTION_LINES = 2
-
-_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+_COMMANDS = {ord("q"): Command.QUIT, ord(" "): Command.PAUSE, ord("s"): Command.SAVE, ord("b"): Command.BEAMS}
+_HELP = (
+    "space   pause and go on",
+    "s   save the photo with its caption",
+    "b   more beams, or one",
+    "f   full screen",
+    "h   this help",
+    "q   quit",
+)
 
 
 class CaptionWindow:
     """A window that shows frames with their caption until q, Escape or its close button is pressed.
 
-    Text is drawn with Pillow: OpenCV's own fonts know ASCII only.
+    Text is drawn with Pillow: OpenCV's own fonts know few alphabets. What is shown is laid out anew for the
+    window's size, so text stays sharp and the picture keeps its shape.
 
     Raises:
         CameraError: There is no display, or this OpenCV was built without windows.
@@ -53,7 +67,13 @@ class CaptionWindow:
                 found="opencv-python-headless",
                 hint="kiloword webcam --headless",
             ) from error
-        self._shown_size: tuple[int, int] | None = None
+        self._opened = False
+        self._help = False
+        self._full_screen = False
+        self._panel = _Panel()
+        self._drawn: tuple[Any, ...] = ()
+        self._drawn_frame: Frame | None = None
+        self._drawn_at = 0.0
 
     def __enter__(self) -> CaptionWindow:
         return self
@@ -61,23 +81,61 @@ class CaptionWindow:
     def __exit__(self, *exception: object) -> None:
         self._cv2.destroyAllWindows()
 
-    def show(self, frame: Frame, live: LiveCaption | None) -> bool:
-        """Show a frame with the latest caption and handle keys; False when the user wants to end."""
-        picture = compose(frame.bgr, live)
-        size = (picture.shape[1], picture.shape[0])
-        if self._shown_size is None:
-            self._cv2.resizeWindow(_TITLE, *size)
-        elif self._closed():
+    def show(self, frame: Frame | None, state: LiveState) -> Command | None:
+        """Show a frame, if there is one yet, and what is known; returns what the user asked for."""
+        if self._opened and self._closed():
+            return Command.QUIT
+        moved = self._draw(frame, state) if frame is not None else False
+        key = self._cv2.waitKey(_POLL_MS if moved else _IDLE_POLL_MS) & 0xFF
+        return self._press(key)
+
+    def _press(self, key: int) -> Command | None:
+        if key == _ESCAPE:
+            if not self._full_screen:
+                return Command.QUIT
+            key = ord("f")
+        if key == ord("h"):
+            self._help = not self._help
+        elif key == ord("f"):
+            self._full_screen = not self._full_screen
+            mode = self._cv2.WINDOW_FULLSCREEN if self._full_screen else self._cv2.WINDOW_NORMAL
+            self._cv2.setWindowProperty(_TITLE, self._cv2.WND_PROP_FULLSCREEN, mode)
+        return _COMMANDS.get(key)
+
+    def _draw(self, frame: Frame, state: LiveState) -> bool:
+        """Draw what changed; returns whether the picture moves."""
+        size = self._size(frame)
+        lines = self._panel.describe(state)
+        now, last = time.monotonic(), self._drawn_frame
+        moved = last is not None and largest_change(last.small, frame.small) > _STILL_LEVELS
+        drawn = (size, lines, self._help)
+        if not moved and drawn == self._drawn and now - self._drawn_at < _IDLE_REDRAW_S:
             return False
-        self._shown_size = size
-        self._cv2.imshow(_TITLE, picture)
-        key = self._cv2.waitKey(_POLL_MS) & 0xFF
-        return key not in (ord("q"), _ESCAPE)
+        self._drawn, self._drawn_frame, self._drawn_at = drawn, frame, now
+        panel = self._panel.draw(lines, size)
+        picture = fit(self._cv2, frame.bgr, (size[0], size[1] - panel.shape[0]))
+        if self._help:
+            _lay_over(picture, _help_panel(size[0]))
+        self._cv2.imshow(_TITLE, np.concatenate([picture, panel[:, :, ::-1]], axis=0))
+        return moved
+
+    def _size(self, frame: Frame) -> tuple[int, int]:
+        """Width and height to draw: the window's, or at first the frame's own, within reason."""
+        if not self._opened:
+            height, width = frame.bgr.shape[:2]
+            scale = max(1.0, _FIRST_WIDTH / width) * min(1.0, _FIRST_PICTURE_HEIGHT / height)
+            size = (round(width * scale), round(height * scale))
+            size = (size[0], size[1] + self._panel.height(size[0]))
+            self._cv2.resizeWindow(_TITLE, *size)
+            self._opened = True
+            return size
+        _, _, width, height = self._cv2.getWindowImageRect(_TITLE)
+        return max(_LEAST_WIDTH, width), max(_LEAST_HEIGHT, height)
 
     def _window_flags(self) -> int:
         cv2 = self._cv2
         # GUI_NORMAL: without Qt's toolbar, whose buttons have nothing to do with captions.
-        return int(cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL)
+        return int(cv2.WINDOW_NORMAL | cv2.WINDOW_FREERATIO | cv2.WINDOW_GUI_NORMAL)
 
     def _closed(self) -> bool:
         try:
@@ -93,68 +151,115 @@ def _check_display() -> None:
         raise CameraError("there is no display to show a window on", hint="kiloword webcam --headless")
 
 
-def compose(bgr: NDArray[np.uint8], live: LiveCaption | None) -> NDArray[np.uint8]:
-    """Put a panel with the caption below a frame.
+def fit(cv2: Any, bgr: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Scale a picture into a box of this width and height; what it does not fill is dark.
 
     Args:
-        bgr: uint8 (height, width, 3), blue first.
-        live: The latest caption, or None before the first.
+        cv2: OpenCV.
+        bgr: uint8 (height, width, 3).
+        size: Width and height of the box.
 
     Returns:
-        uint8 (height + panel, width, 3), blue first; small frames are enlarged so that text has room.
+        uint8 (size[1], size[0], 3), a copy.
     """
-    enlarge = -(-_MIN_WIDTH // bgr.shape[1])
-    picture = bgr if enlarge == 1 else bgr.repeat(enlarge, axis=0).repeat(enlarge, axis=1)
-    panel = _draw_panel(picture.shape[1], live)
-    return np.concatenate([picture, panel[:, :, ::-1]], axis=0)
+    width, height = size
+    scale = min(width / bgr.shape[1], height / bgr.shape[0])
+    inner = max(1, round(bgr.shape[1] * scale)), max(1, round(bgr.shape[0] * scale))
+    box: NDArray[np.uint8] = np.full((height, width, 3), _BACKGROUND[0], dtype=np.uint8)
+    left, top = (width - inner[0]) // 2, (height - inner[1]) // 2
+    if inner == (bgr.shape[1], bgr.shape[0]):
+        scaled = bgr
+    else:
+        scaled = cv2.resize(bgr, inner, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    box[top : top + inner[1], left : left + inner[0]] = scaled
+    return box
 
 
-def _draw_panel(width: int, live: LiveCaption | None) -> NDArray[np.uint8]:
-    """Caption and facts on a dark strip; uint8 (panel height, width, 3), red first."""
-    text_size = max(18, width // 32)
-    caption_font, facts_font = _load_font(text_size), _load_font(text_size * 2 // 3)
-    line_height, facts_height = text_size * 5 // 4, text_size
-    panel = Image.new("RGB", (width, 2 * _MARGIN + _CAPTION_LINES * line_height + facts_height), _BACKGROUND)
-    draw = ImageDraw.Draw(panel)
-    lines = wrap(live.caption.spoken if live else "...", caption_font, width - 2 * _MARGIN)
-    for number, line in enumerate(lines[:_CAPTION_LINES]):
-        draw.text((_MARGIN, _MARGIN + number * line_height), line, _CAPTION_COLOUR, caption_font)
-    facts_top = _MARGIN + _CAPTION_LINES * line_height
-    draw.text((_MARGIN, facts_top), _facts(live), _FACTS_COLOUR, facts_font)
-    return np.asarray(panel)
+class _Panel:
+    """The strip below the picture; drawn again only when its words change, for letters are slow to draw."""
+
+    def __init__(self) -> None:
+        self._key: tuple[Any, ...] = ()
+        self._pixels: NDArray[np.uint8] | None = None
+
+    def height(self, width: int) -> int:
+        """Its height at this width; always the same, so that the picture does not jump."""
+        caption, facts = _fonts(width)
+        return int(1.25 * (_CAPTION_LINES * caption.size + 2 * facts.size)) + 2 * _margin(width)
+
+    def describe(self, state: LiveState) -> tuple[str, str, str, bool]:
+        """What it says: the caption, the facts about it and about the run, whether there is trouble."""
+        return (
+            caption_of(state),
+            facts_of(state),
+            state.trouble or state.note or run_of(state),
+            bool(state.trouble or state.note),
+        )
+
+    def draw(self, words: tuple[str, str, str, bool], size: tuple[int, int]) -> NDArray[np.uint8]:
+        """Pixels, uint8 (panel height, width, 3), red first; never more than half of the window."""
+        width = size[0]
+        height = min(self.height(width), size[1] // 2)
+        key = (words, width, height)
+        if self._pixels is None or key != self._key:
+            self._key, self._pixels = key, self._render(words, width, height)
+        return self._pixels
+
+    def _render(self, words: tuple[str, str, str, bool], width: int, height: int) -> NDArray[np.uint8]:
+        caption, facts, run, trouble = words
+        large, small = _fonts(width)
+        room = width - 2 * _margin(width)
+        lines = at_most(wrap(caption, large, room), _CAPTION_LINES)
+        lines += [""] * (_CAPTION_LINES - len(lines))
+        styled = [(line, large, WHITE) for line in lines]
+        styled.append((shorten(facts, small, room), small, _GREY))
+        styled.append((shorten(run, small, room), small, _AMBER if trouble else _GREY))
+        return text_panel(styled, (width, height), _margin(width), _BACKGROUND)
 
 
-def _facts(live: LiveCaption | None) -> str:
-    if live is None:
+def _margin(width: int) -> int:
+    return max(6, width // 50)
+
+
+def _fonts(width: int) -> tuple[FontSet, FontSet]:
+    size = max(14, width // 30)
+    return FontSet(size), FontSet(max(11, size * 2 // 3))
+
+
+def caption_of(state: LiveState) -> str:
+    """The words to show: those that are being written, if the scene is new, else those that hold."""
+    if state.growing:
+        return f"{state.growing} …"
+    return state.live.shown if state.live else "…"
+
+
+def facts_of(state: LiveState) -> str:
+    """How sure the caption is, and how old its frame was when the words were there."""
+    if state.live is None:
         return "looking"
-    # The age on screen grows until the next caption: it is the age of what the words describe.
-    age_ms = (time.monotonic() - live.captured_at) * 1000.0
+    facts = f"confidence {state.live.caption.confidence:.2f}   age {state.live.age_ms:.0f} ms"
+    return facts if state.unchanged_s < 1 else f"{facts}   unchanged for {state.unchanged_s:.0f} s"
+
+
+def run_of(state: LiveState) -> str:
+    """How fast it goes, and on what."""
+    if state.paused:
+        return "paused: space goes on"
     return (
-        f"confidence {live.caption.confidence:.2f}   {age_ms:.0f} ms old   frame {live.frame_index}   q quits"
+        f"{state.frames_per_second:.0f} fps   {state.captions_per_minute} captions/min   {state.provider}"
+        f"   {'greedy' if state.num_beams == 1 else f'{state.num_beams} beams'}   h help"
     )
 
 
-_fonts: dict[int, Any] = {}
+def _help_panel(width: int) -> NDArray[np.uint8]:
+    _, fonts = _fonts(width)
+    margin = _margin(width)
+    text_width = max(fonts.getlength(line) for line in _HELP)
+    size = (int(text_width) + 2 * margin, int(1.25 * fonts.size * len(_HELP)) + 2 * margin)
+    return text_panel([(line, fonts, WHITE) for line in _HELP], size, margin, _BACKGROUND)
 
 
-def _load_font(size: int) -> _Font:
-    """DejaVu, which knows most alphabets, where the system has it; else the font that comes with Pillow."""
-    if size not in _fonts:
-        try:
-            _fonts[size] = ImageFont.truetype("DejaVuSans.ttf", size)
-        except OSError:
-            _fonts[size] = ImageFont.load_default(size)
-    font: _Font = _fonts[size]
-    return font
-
-
-def wrap(text: str, font: _Font, width: int) -> list[str]:
-    """Break text between words into lines of at most this many pixels; a word that is wider stands alone."""
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and font.getlength(longer) > width:
-            lines.append(word)
-        else:
-            lines[-1] = longer
-    return lines
+def _lay_over(picture: NDArray[np.uint8], panel: NDArray[np.uint8]) -> None:
+    """Put a panel into the upper left corner of a picture, in place, as far as there is room."""
+    height, width = min(panel.shape[0], picture.shape[0]), min(panel.shape[1], picture.shape[1])
+    picture[:height, :width] = panel[:height, :width, ::-1]

@@ -1,8 +1,7 @@
-"""The newest frame and only that; sources that cannot be opened say what is there."""
+"""Sources that OpenCV opens; those that cannot be opened say what is there."""
 
 from __future__ import annotations
 
-import statistics
 import sys
 import time
 from pathlib import Path
@@ -12,112 +11,89 @@ import pytest
 from numpy.typing import NDArray
 
 from kiloword.runtime import camera
-from kiloword.runtime.camera import Frame, NewestFrame, VideoSource, open_source
+from kiloword.runtime.camera import VideoSource, open_source, without_password
 from kiloword.runtime.errors import CameraError, MissingDependencyError
+from kiloword.runtime.newest import NewestFrame
 from tests.videos import make_video
 
 
 class FakeCapture:
-    """Stands for cv2.VideoCapture: counts frames up in the first pixel, at a rate of its own."""
+    """Stands for cv2.VideoCapture, with time stamps as a container may have them."""
 
-    def __init__(self, frames: int, seconds_per_frame: float = 0.0) -> None:
-        self.left = frames
-        self.count = 0
-        self.seconds_per_frame = seconds_per_frame
+    def __init__(self, stamps_ms: list[float], pixels: NDArray[np.uint8] | None = None) -> None:
+        self._stamps_ms = stamps_ms
+        self._pixels = pixels
+        self._grabbed = 0
         self.released = False
 
-    def read(self) -> tuple[bool, NDArray[np.uint8] | None]:
-        time.sleep(self.seconds_per_frame)
-        if self.count == self.left:
-            return False, None
-        self.count += 1
-        return True, np.full((2, 2, 3), self.count - 1, dtype=np.uint8)
+    def grab(self) -> bool:
+        self._grabbed += 1
+        return self._grabbed <= len(self._stamps_ms)
+
+    def retrieve(self) -> tuple[bool, NDArray[np.uint8] | None]:
+        return self._pixels is not None, self._pixels
+
+    def get(self, _property: int) -> float:
+        return self._stamps_ms[self._grabbed - 1]
 
     def release(self) -> None:
         self.released = True
 
 
-def frames_seen(newest: NewestFrame, seconds_per_frame: float) -> list[Frame]:
-    """What a consumer sees that takes this long for each frame."""
-    seen: list[Frame] = []
-    with newest:
-        while (frame := newest.wait_newer(seen[-1].index if seen else -1)) is not None:
-            seen.append(frame)
-            time.sleep(seconds_per_frame)
-    return seen
+def times(stamps_ms: list[float]) -> list[float | None]:
+    """The times that a file at 10 frames a second is said to have, to its end."""
+    source = VideoSource(FakeCapture(stamps_ms), "a.mp4", frames_per_second=10.0, recorded=True)
+    return [source.grab() for _ in range(len(stamps_ms) + 1)]
 
 
-def test_a_slow_consumer_drops_frames_and_never_sees_old_ones() -> None:
-    """100 frames a second against 20; in OpenCV's own queue the delay would only grow (opencv#13145)."""
-    newest = NewestFrame(VideoSource(FakeCapture(60), "fake", frames_per_second=100.0))
-    ages = []
-    seen = []
-    with newest:
-        index = -1
-        while (frame := newest.wait_newer(index)) is not None:
-            ages.append(frame.age_ms())
-            seen.append(frame.index)
-            index = frame.index
-            time.sleep(0.05)
-    assert len(seen) < 30
-    assert seen == sorted(set(seen))
-    assert seen[-1] == 59  # the last one is there to be captioned at the end
-    # A new frame comes each 10 ms; in a queue the delay would pass a second. The rest is room for a busy CPU.
-    assert statistics.median(ages) < 100
+def test_a_files_own_time_stamps_count() -> None:
+    """A telephone's video has no fixed rate: subtitles by frame numbers would drift from the sound."""
+    assert times([0.0, 50.0, 400.0, 410.0]) == [0.0, 0.05, 0.4, 0.41, None]
 
 
-def test_a_fast_consumer_sees_every_frame_of_a_file_at_its_rate() -> None:
-    """25 frames at 50 a second last half a second; played as fast as it decodes it would be over at once."""
-    start = time.monotonic()
-    seen = frames_seen(NewestFrame(VideoSource(FakeCapture(25), "fake", frames_per_second=50.0)), 0.0)
-    seconds = time.monotonic() - start
-    assert seen[-1].index == 24
-    assert seconds > 0.45
-    assert all(int(frame.bgr[0, 0, 0]) == frame.index for frame in seen)
+@pytest.mark.parametrize("stamps_ms", [[0.0] * 4, [float("nan")] * 4, [-1.0] * 4])
+def test_without_time_stamps_frames_are_counted(stamps_ms: list[float]) -> None:
+    assert times(stamps_ms)[1:] == pytest.approx([0.1, 0.2, 0.3, None])
 
 
-def test_rgb_is_the_other_way_round() -> None:
-    frame = Frame(np.array([[[1, 2, 3]]], dtype=np.uint8), 0, 0.0)
-    assert frame.rgb.tolist() == [[[3, 2, 1]]]
-    assert frame.rgb.flags["C_CONTIGUOUS"]
+def test_time_never_goes_back() -> None:
+    """B-frames and damaged files have such stamps."""
+    found = times([0.0, 100.0, 60.0, 300.0])[:4]
+    assert found == sorted(found, key=lambda at_s: at_s or 0.0)
+    assert found[3] == 0.3
 
 
-def test_the_source_is_closed_at_the_end() -> None:
-    """Otherwise the camera's light stays on and no other program gets it."""
-    capture = FakeCapture(1000, seconds_per_frame=0.001)
-    with NewestFrame(VideoSource(capture, "camera 0", None)) as newest:
-        assert newest.wait_newer(-1) is not None
-        assert newest.latest() is not None
-    assert capture.released
+def test_a_grey_camera_has_three_colours_too() -> None:
+    source = VideoSource(FakeCapture([0.0], np.full((4, 6), 9, dtype=np.uint8)), "0")
+    assert source.grab() == 0.0
+    pixels = source.retrieve()
+    assert pixels is not None
+    assert pixels.shape == (4, 6, 3)
 
 
-def test_a_camera_that_falls_silent_is_an_error() -> None:
-    with NewestFrame(VideoSource(FakeCapture(3), "camera 0", None)) as newest:
-        while newest.frames_read < 3:
-            time.sleep(0.001)
-        assert newest.wait_newer(-1) is not None  # what came before is not lost
-        with pytest.raises(CameraError, match="camera 0: stopped giving frames"):
-            newest.wait_newer(2)
+def test_a_damaged_frame_is_none() -> None:
+    assert VideoSource(FakeCapture([0.0]), "0").retrieve() is None
 
 
-def test_a_source_without_any_frame_is_an_error() -> None:
-    with (
-        NewestFrame(VideoSource(FakeCapture(0), "empty.mp4", 30.0)) as newest,
-        pytest.raises(CameraError, match=r"empty\.mp4: gives no frames"),
-    ):
-        newest.wait_newer(-1)
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("rtsp://me:secret@10.0.0.7/live", "rtsp://me:***@10.0.0.7/live"),
+        ("http://10.0.0.7:8080/a@b:c", "http://10.0.0.7:8080/a@b:c"),
+        ("rtsp://me@10.0.0.7/live", "rtsp://me@10.0.0.7/live"),
+        ("C:/a.mp4", "C:/a.mp4"),
+    ],
+)
+def test_passwords_are_not_shown(url: str, shown: str) -> None:
+    """They would end up in logs and in screenshots."""
+    assert without_password(url) == shown
 
 
-def test_an_exception_in_the_reader_reaches_the_consumer() -> None:
-    class Broken(FakeCapture):
-        def read(self) -> tuple[bool, NDArray[np.uint8] | None]:
-            raise RuntimeError("driver")
-
-    with (
-        NewestFrame(VideoSource(Broken(1), "x", 30.0)) as newest,
-        pytest.raises(RuntimeError, match="driver"),
-    ):
-        newest.wait_newer(-1)
+def test_an_error_shows_no_password() -> None:
+    pytest.importorskip("cv2")
+    with pytest.raises(CameraError) as caught:
+        open_source("http://me:secret@127.0.0.1:9/live")
+    assert "secret" not in str(caught.value)
 
 
 def test_a_video_file(tmp_path: Path) -> None:
@@ -131,6 +107,7 @@ def test_a_video_file(tmp_path: Path) -> None:
     assert newest.frames_read == 6
     assert frame is not None
     assert frame.bgr.shape == (96, 128, 3)
+    assert frame.at_s == pytest.approx(5 / 60, rel=0.01)
 
 
 def test_a_file_called_like_a_number_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,7 +162,7 @@ def test_cameras_are_listed_with_their_names(monkeypatch: pytest.MonkeyPatch, tm
     ("stated", "used"), [(25.0, 25.0), (0.0, 30.0), (float("nan"), 30.0), (-1.0, 30.0), (90000.0, 30.0)]
 )
 def test_frame_rates_that_cannot_be_are_replaced(stated: float, used: float) -> None:
-    assert camera._frame_rate(stated) == used
+    assert camera.frame_rate(stated) == used
 
 
 def test_without_opencv_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
