@@ -8,6 +8,7 @@ from __future__ import annotations
 from kiloword.commands.audit import audit
 from kiloword.commands.calibrate import calibrate
 from kiloword.commands.caption import caption
+from kiloword.commands.digits import digits
 from kiloword.commands.evaluate import evaluate
 from kiloword.commands.explain import explain
 from kiloword.commands.export import export
@@ -17,4 +18,4 @@ from kiloword.commands.train import train
 from kiloword.commands.undo import undo
 from kiloword.commands.webcam import webcam
 
-COMMANDS = (audit, calibrate, caption, evaluate, explain, export, inspect, serve, train, undo, webcam)
+COMMANDS = (audit, calibrate, caption, digits, evaluate, explain, export, inspect, serve, train, undo, webcam)

@@ -6,14 +6,13 @@ Nothing here keeps a state, so a run that is resumed at step n sees exactly what
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kiloword.train.captions import EncodedCaptions, pad_captions, sample_captions
-from kiloword.train.features import is_mirrored
-from kiloword.train.recipe import Stage
+from kiloword.train.recipe import AugmentationRecipe, Stage
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,7 @@ class BatchPlan:
     captions: Sequence[EncodedCaptions]
     views: int
     pad: int
+    augmentation: AugmentationRecipe = field(default_factory=AugmentationRecipe)
 
     @property
     def steps_per_pass(self) -> int:
@@ -53,11 +53,10 @@ class BatchPlan:
 
     def batch(self, step: int) -> Batch:
         """The batch of step number ``step``, counted from the beginning of the stage."""
-        number, place = divmod(step, self.steps_per_pass)
-        order = np.random.default_rng([*self.seed, 1, number]).permutation(self.photos)
-        rows = order[place * self.stage.batch_size : (place + 1) * self.stage.batch_size]
+        rows = shuffled_rows(self.photos, self.stage.batch_size, self.seed, step)
         random = np.random.default_rng([*self.seed, 2, step])
         views = random.integers(self.views, size=len(rows))
+        is_mirrored = self.augmentation.mirrors
         for index, row in enumerate(rows):
             if is_mirrored(int(views[index])) and not self.captions[row].without_sides:
                 views[index] = 0  # every caption says left or right: the mirror image would make them wrong
@@ -66,3 +65,19 @@ class BatchPlan:
             for row, view in zip(rows, views, strict=True)
         ]
         return Batch(rows, views, pad_captions(captions, self.pad))
+
+
+def shuffled_rows(
+    rows: NDArray[np.int64], batch_size: int, seed: tuple[int, int], step: int
+) -> NDArray[np.int64]:
+    """The rows of batch number ``step``, where each pass over all rows is shuffled anew.
+
+    Args:
+        rows: of one pass.
+        batch_size: rows in a batch; the last one of a pass may be smaller.
+        seed: the recipe's seed and the stage's number.
+        step: counted from the beginning of the stage.
+    """
+    number, place = divmod(step, -(-len(rows) // batch_size))
+    order = np.random.default_rng([*seed, 1, number]).permutation(rows)
+    return order[place * batch_size : (place + 1) * batch_size]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer
-from torch import nn
+from torch import Tensor, nn
 
 from kiloword.train.batches import BatchPlan
 from kiloword.train.checkpoint import build_model, load_encoder_weights, start_from
@@ -17,16 +18,21 @@ from kiloword.train.photos import Photos
 from kiloword.train.pictures import Progress
 from kiloword.train.recipe import Recipe, Stage
 from kiloword.train.tasks import Judgement, Measure, StepResult, Steps
-from kiloword.train.validation import ValidationSet, validate
+from kiloword.train.validation import CAPTION_MEASURES, ValidationSet, retrieval, validate
+
+MEASURES = {
+    "cider": Measure("cider", "CIDEr (greedy)", "nats per token"),
+    "exact": Measure("exact", "captions equal to a reference (%, greedy)", "nats per token"),
+}
+"""What ``validation.measure`` may name; `validation.CAPTION_MEASURES` computes them."""
 
 
 class CaptionTask:
-    """Photos in, sentences out, by the objectives that each stage names; judged by CIDEr."""
-
-    measure = Measure("cider", "CIDEr (greedy)", "nats per token")
+    """Photos in, sentences out, by the objectives that each stage names."""
 
     def __init__(self, recipe: Recipe, device: torch.device, progress: Progress) -> None:
         self.recipe = recipe
+        self.measure = MEASURES[recipe.validation.measure]
         self.device = device
         self.progress = progress
         self.material: Material = load_material(recipe, progress)
@@ -60,7 +66,13 @@ class CaptionTask:
         ]
         seed = (recipe.seed, number)
         self.plan = BatchPlan(
-            stage, seed, material.rows, material.captions, self.photos.views, material.ids.pad
+            stage,
+            seed,
+            material.rows,
+            material.captions,
+            self.photos.views,
+            material.ids.pad,
+            recipe.augmentation,
         )
         self.objectives: Objectives = objectives_of(
             stage, material.captions, material.ids, recipe.generation.max_new_tokens
@@ -81,6 +93,14 @@ class CaptionTask:
         return StepResult(term.loss, len(batch.rows), term.facts)
 
     def judge(self) -> Judgement:
-        """CIDEr of greedy captions."""
+        """Greedy captions scored; with a joint space, how well pictures and sentences find each other."""
         material, limit = self.material, self.recipe.generation.max_new_tokens
-        return Judgement(validate(self.model, self.validation, material.tokenizer, material.ids, limit))
+        measure = CAPTION_MEASURES[self.recipe.validation.measure]
+        scores = validate(self.model, self.validation, material.tokenizer, material.ids, limit, measure)
+        if self.model.joint is None:
+            return Judgement(scores)
+        return Judgement(scores, retrieval(self.model, self.validation, material.tokenizer, material.ids))
+
+    def stored(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """All of them."""
+        return weights

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,14 +20,19 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
-from torch import Tensor
+from torch import Tensor, nn
 
 from kiloword.runtime.errors import ConfigError, KilowordError
 from kiloword.train.models.captioner import CaptionModel
+from kiloword.train.models.classifier import Classifier
+from kiloword.train.models.decoder import Decoder
+from kiloword.train.models.joint import JointSpace
+from kiloword.train.models.positions import interpolate_positions
 from kiloword.train.recipe import Recipe, recipe_from_table
 
 FORMAT_VERSION = 1
 MODEL_FILE, FACTS_FILE, TOKENIZER_FILE = "model.safetensors", "checkpoint.json", "tokenizer.json"
+_HINT = "kiloword train RECIPE.toml, or name a directory that holds checkpoint.json"
 
 
 class CheckpointError(KilowordError):
@@ -49,10 +55,18 @@ class Checkpoint:
 
 def build_model(recipe: Recipe, vocab_size: int) -> CaptionModel:
     """A captioner with fresh weights, as the recipe describes it."""
-    return CaptionModel(recipe.encoder, recipe.decoder, vocab_size)
+    model = CaptionModel(recipe.encoder, recipe.decoder, vocab_size)
+    if any(stage.contrastive for stage in recipe.stages):
+        model.joint = JointSpace(model.encoder.output.channels, model.decoder.output_weight.shape[1])
+    return model
 
 
-def load_encoder_weights(model: CaptionModel, path: Path) -> None:
+def build_decoder(recipe: Recipe, vocab_size: int) -> Decoder:
+    """The decoder of such a captioner alone."""
+    return recipe.decoder.build(vocab_size, recipe.encoder.build().output)
+
+
+def load_encoder_weights(model: CaptionModel | Classifier, path: Path) -> None:
     """Starts the encoder from published weights; what it does not need, such as a classifier, is left out.
 
     Raises:
@@ -79,33 +93,53 @@ def load_encoder_weights(model: CaptionModel, path: Path) -> None:
     model.encoder.load_state_dict(weights, strict=False)
 
 
-def start_from(model: CaptionModel, directory: Path, tokenizer: Tokenizer) -> None:
+def start_from(model: nn.Module, directory: Path, tokenizer: Tokenizer | None) -> None:
     """Starts a model from a checkpoint's weights; what the checkpoint lacks stays as it was made.
+
+    A captioner may start from another captioner, from a classifier (its encoder) or from a language model
+    (its decoder, without what looks at pictures). Learned positions are resampled for pictures of another
+    size.
 
     Args:
         model: of any recipe whose parts have the checkpoint's sizes.
-        directory: of the checkpoint.
+        directory: of the checkpoint, of any task.
         tokenizer: of the new run; token ids must mean the same words.
 
     Raises:
         CheckpointError: the directory is no checkpoint.
         ConfigError: tokens or sizes are not the same, or nothing fits at all.
     """
-    checkpoint = load_checkpoint(directory)
-    own, given = model.state_dict(), checkpoint.model.state_dict()
+    _read_facts(directory)
+    own, given = model.state_dict(), _read_weights(directory)
+    if "encoder.pos_embed" in own.keys() & given.keys():
+        given["encoder.pos_embed"] = _resampled(given["encoder.pos_embed"], own["encoder.pos_embed"])
     shared = own.keys() & given.keys()
     problems = [
         f"{name}: expected shape {tuple(own[name].shape)}, found {tuple(given[name].shape)}"
         for name in sorted(shared)
         if own[name].shape != given[name].shape
     ]
-    if tokenizer.get_vocab() != checkpoint.tokenizer.get_vocab():
-        problems.append("the checkpoint has another vocabulary than the captions of this run give")
+    reads = any(name.startswith("decoder.") for name in shared)
+    if tokenizer and reads and tokenizer.get_vocab() != load_tokenizer(directory).get_vocab():
+        problems.append(
+            "the checkpoint has another vocabulary than this run "
+            f'(a recipe keeps it with [tokenizer] checkpoint = "{directory}")'
+        )
     if not shared:
         problems.append("the checkpoint shares no tensor with this model")
     if problems:
         raise ConfigError(problems, path=directory, hint="another checkpoint in `start`")
     model.load_state_dict({name: given[name] for name in shared}, strict=False)
+
+
+def _resampled(positions: Tensor, wanted: Tensor) -> Tensor:
+    """Learned positions of a square grid for pictures of another size; as they are where that is not it."""
+    tokens, given = wanted.shape[1], positions.shape[1]
+    leading = 0 if math.isqrt(tokens) ** 2 == tokens else 1  # a class token
+    side, other = math.isqrt(tokens - leading), math.isqrt(given - leading)
+    if given == tokens or side * side + leading != tokens or other * other + leading != given:
+        return positions
+    return interpolate_positions(positions, side, side, leading)
 
 
 def save_model(
@@ -148,35 +182,54 @@ def load_checkpoint(directory: str | Path) -> Checkpoint:
     """
     path = Path(directory)
     facts = _read_facts(path)
+    _require_captioner(path, facts)
+    tokenizer, weights = load_tokenizer(path), _read_weights(path)
     try:
-        tokenizer = Tokenizer.from_file(str(path / TOKENIZER_FILE))
-        weights = load_file(path / MODEL_FILE)
         recipe, training = recipe_from_table(facts["recipe"]), dict(facts["training"])
-    except Exception as error:  # tokenizers raises plain Exception for a bad file
-        if isinstance(error, MemoryError):
-            raise
-        raise CheckpointError(
-            f"damaged checkpoint: {error}", path=path, hint="train again, or copy it again"
-        ) from error
+    except (ConfigError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise _damaged(path, error) from error
     model = build_model(recipe, tokenizer.get_vocab_size())
-    _load_weights(model, {name: tensor.float() for name, tensor in weights.items()}, path)
+    _load_weights(model, weights, path)
     digest = hashlib.sha256((path / MODEL_FILE).read_bytes()).hexdigest()
     return Checkpoint(model.eval(), tokenizer, recipe, training, digest)
 
 
+def load_tokenizer(directory: Path) -> Tokenizer:
+    """The tokenizer of a checkpoint.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    _require_file(directory, TOKENIZER_FILE)
+    try:
+        return Tokenizer.from_file(str(directory / TOKENIZER_FILE))
+    except Exception as error:  # tokenizers raises plain Exception for a bad file
+        if isinstance(error, MemoryError):
+            raise
+        raise _damaged(directory, error) from error
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    """The weights of a checkpoint as float32."""
+    try:
+        stored = load_file(path / MODEL_FILE)
+    except (OSError, SafetensorError) as error:
+        raise _damaged(path, error) from error
+    return {name: tensor.float() for name, tensor in stored.items()}
+
+
+def _damaged(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"damaged checkpoint: {error}", path=path, hint="train again, or copy it again")
+
+
 def _read_facts(path: Path) -> dict[str, Any]:
-    hint = "kiloword train RECIPE.toml, or name a directory that holds checkpoint.json"
-    needed = (FACTS_FILE, MODEL_FILE, TOKENIZER_FILE)
-    missing = [name for name in needed if not (path / name).is_file()]
-    if missing:
-        raise CheckpointError(
-            "not a checkpoint", path=path, expected=", ".join(needed), found=f"no {missing[0]}", hint=hint
-        )
+    for name in (FACTS_FILE, MODEL_FILE):
+        _require_file(path, name)
     try:
         facts: dict[str, Any] = json.loads((path / FACTS_FILE).read_text(encoding="utf-8"))
         version = facts["format_version"]
     except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"not a checkpoint: {error}", path=path / FACTS_FILE, hint=hint) from error
+        raise CheckpointError(f"not a checkpoint: {error}", path=path / FACTS_FILE, hint=_HINT) from error
     if version != FORMAT_VERSION:
         raise CheckpointError(
             "checkpoint of another version",
@@ -186,6 +239,23 @@ def _read_facts(path: Path) -> dict[str, Any]:
             hint="pip install --upgrade kiloword",
         )
     return facts
+
+
+def _require_file(path: Path, name: str) -> None:
+    if not (path / name).is_file():
+        expected = ", ".join((FACTS_FILE, MODEL_FILE, TOKENIZER_FILE))
+        raise CheckpointError(
+            "not a checkpoint", path=path, expected=expected, found=f"no {name}", hint=_HINT
+        )
+
+
+def _require_captioner(path: Path, facts: Mapping[str, Any]) -> None:
+    """Other tasks' checkpoints are for starting from."""
+    recipe = facts.get("recipe")
+    task = recipe.get("task", "caption") if isinstance(recipe, Mapping) else "caption"
+    if task != "caption":
+        hint = f'a recipe for captions with start = "{path}"'
+        raise CheckpointError(f"a checkpoint of task {task} writes no captions", path=path, hint=hint)
 
 
 def _load_weights(model: CaptionModel, weights: dict[str, Tensor], path: Path) -> None:

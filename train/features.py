@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from kiloword.train.arrays import cached_array
 from kiloword.train.models.encoder import Encoder
 from kiloword.train.pictures import Pixels, Progress, mirrored, random_views
+from kiloword.train.recipe import DEFAULT_AUGMENTATION, AugmentationRecipe
 
 Features = NDArray[np.float16]
 _BATCH = 32
@@ -31,6 +32,7 @@ def cache_features(
     views: int,
     cache: Path,
     progress: Progress,
+    augmentation: AugmentationRecipe = DEFAULT_AUGMENTATION,
 ) -> Features:
     """The hidden state after ``block`` blocks for each view of each photo.
 
@@ -39,9 +41,11 @@ def cache_features(
         pixels: uint8 (photos, height, width, 3).
         pixels_key: the hash of the photos, part of the file's name.
         block: number of frozen blocks.
-        views: view 0 is the photo, view 1 its mirror image, later ones random crops, mirrored in turn.
+        views: view 0 is the photo, view 1 its mirror image, later ones random crops, mirrored in turn. Where
+            nothing is to be mirrored, all but the first are random crops.
         cache: folder for the file.
         progress: told how far it is.
+        augmentation: how views differ.
 
     Returns:
         float16 (views, photos, *the encoder's hidden shape), read-only, memory-mapped.
@@ -54,26 +58,28 @@ def cache_features(
         for view in range(views):
             for start in range(0, len(pixels), _BATCH):
                 photos = pixels[start : start + _BATCH]
-                batch = view_of(torch.from_numpy(np.array(photos)), view, seed=start)
+                batch = view_of(torch.from_numpy(np.array(photos)), view, start, augmentation)
                 store[view, start : start + _BATCH] = hidden_states(encoder, batch, block).numpy()
                 progress("encoding photos", view * len(pixels) + start + len(photos), views * len(pixels))
 
-    target = cache / f"features-{_features_key(encoder, pixels_key, block, views)}.npy"
+    # With the default as before there was a choice: features that are there already are found again.
+    key = pixels_key if augmentation == DEFAULT_AUGMENTATION else f"{pixels_key}|{augmentation}"
+    target = cache / f"features-{_features_key(encoder, key, block, views)}.npy"
     shape = (views, len(pixels), *encoder.hidden_shape(block))
     return cached_array(target, shape, np.float16, fill)
 
 
-def is_mirrored(view: int) -> bool:
-    """Whether left and right are exchanged in this view."""
-    return view % 2 == 1
-
-
-def view_of(pixels: Tensor, view: int, seed: int) -> Tensor:
+def view_of(
+    pixels: Tensor, view: int, seed: int, augmentation: AugmentationRecipe = DEFAULT_AUGMENTATION
+) -> Tensor:
     """View number ``view`` of a batch of photos: uint8 (B, height, width, 3) -> the same shape."""
-    if view < 2:
-        return mirrored(pixels) if is_mirrored(view) else pixels
+    if view == 0:
+        return pixels
+    if view == 1 and augmentation.mirror:
+        return mirrored(pixels)
     generator = torch.Generator().manual_seed(view * 1_000_003 + seed)
-    return random_views(pixels, generator, torch.full((len(pixels),), is_mirrored(view)))
+    mirror = torch.full((len(pixels),), augmentation.mirrors(view))
+    return random_views(pixels, generator, mirror, augmentation)
 
 
 @torch.inference_mode()

@@ -191,7 +191,8 @@ class _Run:
             "training_seconds": round(self.position.seconds),
             **self.task.facts,
         }
-        save_model(self.output / BEST, self.average, self.task.tokenizer, self.recipe, facts)
+        weights = self.task.stored(self.average)
+        save_model(self.output / BEST, weights, self.task.tokenizer, self.recipe, facts)
 
     def _gives_up(self) -> bool:
         patience = self.recipe.validation.patience

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 
 from kiloword.runtime.manifest import ImageSpec
 from kiloword.train.captions import EncodedCaptions, TokenIds, encode_captions
+from kiloword.train.checkpoint import load_tokenizer
 from kiloword.train.datasets import CaptionRecord, load_records
 from kiloword.train.photos import Photos
 from kiloword.train.pictures import Progress
@@ -69,11 +70,11 @@ def load_material(recipe: Recipe, progress: Progress) -> Material:
     rows: list[int] = []
     problems: list[str] = []
     for item in recipe.data.train:
-        found, faults = _load(item, recipe.data)
+        found, faults = load_captions(item, recipe.data)
         rows.extend(list(range(len(records), len(records) + len(found))) * item.repeat)
         records.extend(found)
         problems.extend(faults)
-    tokenizer = _train_tokenizer(recipe, records)
+    tokenizer = tokenizer_of(recipe, (text for record in records for text in record.captions))
     ids = TokenIds.of(tokenizer)
     captions = encode_captions(records, tokenizer, recipe.tokenizer.max_tokens)
     photos = _photos(records, recipe, progress)
@@ -91,7 +92,12 @@ def load_material(recipe: Recipe, progress: Progress) -> Material:
     return Material(photos, np.asarray(rows), captions, tokenizer, ids, validation, facts)
 
 
-def _load(item: DataSet, data: DataRecipe) -> tuple[list[CaptionRecord], tuple[str, ...]]:
+def load_captions(item: DataSet, data: DataRecipe) -> tuple[list[CaptionRecord], tuple[str, ...]]:
+    """The records of one data set of a recipe, and what was left out.
+
+    Raises:
+        ConfigError: it is missing or too much of it is bad.
+    """
     root = Path(data.root)
     images = None if item.images is None else root / item.images
     loaded = load_records(
@@ -105,9 +111,15 @@ def _load(item: DataSet, data: DataRecipe) -> tuple[list[CaptionRecord], tuple[s
     return records, loaded.problems
 
 
-def _train_tokenizer(recipe: Recipe, records: Sequence[CaptionRecord]) -> Tokenizer:
+def tokenizer_of(recipe: Recipe, sentences: Iterable[str]) -> Tokenizer:
+    """The tokenizer of the checkpoint that the recipe names, or one trained on these sentences.
+
+    Raises:
+        CheckpointError: what the recipe names is no checkpoint with a tokenizer.
+    """
     settings = recipe.tokenizer
-    sentences = (caption for record in records for caption in record.captions)
+    if settings.checkpoint:
+        return load_tokenizer(Path(settings.checkpoint))
     trainer = TOKENIZER_TRAINERS[settings.kind]
     return trainer(sentences, min_count=settings.min_count, vocab_size=settings.vocab_size)
 
@@ -137,10 +149,10 @@ def validation_names(sets: Sequence[DataSet]) -> list[str]:
 
 
 def _validation_set(name: str, item: DataSet, recipe: Recipe, progress: Progress) -> ValidationSet:
-    records, _ = _load(item, recipe.data)
+    records, _ = load_captions(item, recipe.data)
     return ValidationSet(name, records, _photos(records, recipe, progress))
 
 
 def _photos(records: Sequence[CaptionRecord], recipe: Recipe, progress: Progress) -> Photos:
     files = [record.image for record in records]
-    return Photos.load(files, image_spec(recipe), Path(recipe.data.cache), progress)
+    return Photos.load(files, image_spec(recipe), Path(recipe.data.cache), progress, recipe.augmentation)

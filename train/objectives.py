@@ -15,7 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kiloword.train.captions import EncodedCaptions, TokenIds
+from kiloword.train.contrastive import info_nce, no_counterexamples, sentence_vectors
 from kiloword.train.models.captioner import CaptionModel
+from kiloword.train.models.decoder import Decoder
 from kiloword.train.recipe import Stage
 from kiloword.train.self_critical import CaptionReward, sample_captions, self_critical_loss
 
@@ -83,6 +85,8 @@ def objectives_of(
         terms.append((1.0, lambda seen: _self_critical(seen, reward, ids, stage, max_new_tokens)))
     else:
         terms.append((1.0, lambda seen: _cross_entropy(seen, ids, stage.label_smoothing)))
+    if stage.contrastive:
+        terms.append((stage.contrastive, lambda seen: _contrastive(seen, ids)))
     return Objectives(terms, samples=stage.samples > 0)
 
 
@@ -101,6 +105,18 @@ def _self_critical(
     return Term(loss, {"reward": float(rewards.mean())})
 
 
+def _contrastive(seen: Seen, ids: TokenIds) -> Term:
+    """Pictures against the first of their captions, which is a random one."""
+    joint = seen.model.joint
+    if joint is None:
+        raise ValueError("the model has no joint space")
+    tokens = seen.tokens[:, 0]
+    texts = sentence_vectors(seen.model, tokens, ids)
+    ignored = no_counterexamples(seen.rows, tokens)
+    loss = info_nce(joint.image_vectors(seen.features), texts, joint.temperature, ignored)
+    return Term(loss, {"contrastive": float(loss.detach()), "temperature": float(joint.temperature.detach())})
+
+
 def caption_loss(
     model: CaptionModel, features: Tensor, tokens: Tensor, ids: TokenIds, label_smoothing: float
 ) -> Tensor:
@@ -116,11 +132,32 @@ def caption_loss(
     Returns:
         A scalar, in nats, with what the decoder adds for where it looked.
     """
-    target = tokens[:, :, 1:]
-    # The model is never taught to write <unk>, and padding is not worth a product with the vocabulary.
-    counts = (target != ids.pad) & (target != ids.unk)
-    counts = counts.flatten(0, 1)
+    target = tokens[:, :, 1:].flatten(0, 1)
     reading = model.read(features, tokens[:, :, :-1])
-    logits = model.decoder.logits(reading.hidden[counts]).float()
-    loss = F.cross_entropy(logits, target.flatten(0, 1)[counts], label_smoothing=label_smoothing)
-    return loss + model.decoder.penalty(reading.looks, counts)
+    loss = next_token_loss(model.decoder, reading.hidden, target, ids, label_smoothing)
+    return loss + model.decoder.penalty(reading.looks, _learned(target, ids))
+
+
+def next_token_loss(
+    decoder: Decoder, hidden: Tensor, target: Tensor, ids: TokenIds, label_smoothing: float
+) -> Tensor:
+    """Mean cross-entropy of the tokens that follow, over all but padding and unknown words.
+
+    Args:
+        decoder: makes scores of hidden states.
+        hidden: (R, L, W), what is known after each token.
+        target: int64 (R, L), the token that follows each.
+        ids: which tokens are padding and unknown.
+        label_smoothing: share of the probability that is spread over the whole vocabulary.
+
+    Returns:
+        A scalar, in nats.
+    """
+    counts = _learned(target, ids)
+    logits = decoder.logits(hidden[counts]).float()
+    return F.cross_entropy(logits, target[counts], label_smoothing=label_smoothing)
+
+
+def _learned(target: Tensor, ids: TokenIds) -> Tensor:
+    """The model is never taught to write <unk>, and padding is not worth a product with the vocabulary."""
+    return (target != ids.pad) & (target != ids.unk)

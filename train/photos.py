@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kiloword.runtime.manifest import ImageSpec
-from kiloword.train.features import Features, cache_features, device_of, is_mirrored
+from kiloword.train.features import Features, cache_features, device_of
 from kiloword.train.models.encoder import Encoder
 from kiloword.train.pictures import Pixels, Progress, pack_photos, photos_key, random_views
+from kiloword.train.recipe import DEFAULT_AUGMENTATION, AugmentationRecipe
 
 
 @dataclass(frozen=True)
@@ -25,27 +26,40 @@ class Photos:
     """uint8 (photos, height, width, 3)."""
     key: str
     """Hash of the photos."""
+    augmentation: AugmentationRecipe = DEFAULT_AUGMENTATION
+    """How views of a photo differ."""
     block: int = 0
     """Number of frozen blocks."""
     hidden: Features | None = None
     """float16 (views, photos, *hidden shape), the state after ``block`` blocks."""
 
     @classmethod
-    def load(cls, files: Sequence[Path], spec: ImageSpec, cache: Path, progress: Progress) -> Photos:
+    def load(
+        cls,
+        files: Sequence[Path],
+        spec: ImageSpec,
+        cache: Path,
+        progress: Progress,
+        augmentation: AugmentationRecipe = DEFAULT_AUGMENTATION,
+    ) -> Photos:
         """Decodes the photos, or maps what an earlier run decoded."""
-        return cls(pack_photos(files, spec, cache, progress), photos_key(files, spec))
+        return cls(pack_photos(files, spec, cache, progress), photos_key(files, spec), augmentation)
 
     def frozen_at(self, encoder: Encoder, block: int, views: int, cache: Path, progress: Progress) -> Photos:
         """The same photos, seen through ``block`` frozen blocks; unchanged when ``block`` is 0."""
         if block == 0:
-            return Photos(self.pixels, self.key)
-        hidden = cache_features(encoder, self.pixels, self.key, block, views, cache, progress)
-        return Photos(self.pixels, self.key, block, hidden)
+            return Photos(self.pixels, self.key, self.augmentation)
+        hidden = cache_features(
+            encoder, self.pixels, self.key, block, views, cache, progress, self.augmentation
+        )
+        return Photos(self.pixels, self.key, self.augmentation, block, hidden)
 
     @property
     def views(self) -> int:
         """Views to choose from; with pixels, as they are and mirrored, each cropped anew every time."""
-        return 2 if self.hidden is None else len(self.hidden)
+        if self.hidden is not None:
+            return len(self.hidden)
+        return 2 if self.augmentation.mirror else 1
 
     def features(self, encoder: Encoder, rows: NDArray[np.int64], views: NDArray[np.int64]) -> Tensor:
         """Features of some photos in training, with gradients where the encoder learns.
@@ -63,8 +77,9 @@ class Photos:
             hidden = torch.from_numpy(self.hidden[views, rows])
             return encoder.forward_from(hidden.to(device, torch.float32), self.block)
         pixels = torch.from_numpy(self.pixels[rows])
-        mirror = torch.tensor([is_mirrored(int(view)) for view in views])
-        return encoder(random_views(pixels, torch.default_generator, mirror).to(device))  # type: ignore[no-any-return]
+        mirror = torch.tensor([self.augmentation.mirrors(int(view)) for view in views])
+        seen = random_views(pixels, torch.default_generator, mirror, self.augmentation)
+        return encoder(seen.to(device))  # type: ignore[no-any-return]
 
     def plain_features(self, encoder: Encoder, rows: slice) -> Tensor:
         """Features of some photos as they are, for validation: (B, tokens, width) float."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +18,7 @@ from kiloword.runtime.images import load_image
 from kiloword.runtime.manifest import ImageSpec
 from kiloword.runtime.threads import default_threads
 from kiloword.train.arrays import cached_array
+from kiloword.train.recipe import DEFAULT_AUGMENTATION, AugmentationRecipe
 
 Pixels = NDArray[np.uint8]
 Progress = Callable[[str, int, int], None]
@@ -70,32 +72,42 @@ def mirrored(pixels: Tensor) -> Tensor:
     return pixels.flip(2)
 
 
-def random_views(pixels: Tensor, generator: torch.Generator, mirror: Tensor) -> Tensor:
+def random_views(
+    pixels: Tensor,
+    generator: torch.Generator,
+    mirror: Tensor,
+    augmentation: AugmentationRecipe = DEFAULT_AUGMENTATION,
+) -> Tensor:
     """Random crops, brightness, contrast and saturation, so that a photo never looks the same twice.
 
-    Crops keep 60 to 100 % of the area and stretch by at most 4/3: what a caption speaks of stays in view.
+    By default crops keep 60 to 100 % of the area and stretch by at most 4/3: what a caption speaks of stays
+    in view.
 
     Args:
         pixels: uint8 (B, height, width, 3).
         generator: source of randomness.
         mirror: boolean (B,), which photos are mirrored.
+        augmentation: how much is changed.
 
     Returns:
         uint8 (B, height, width, 3).
     """
     batch = pixels.shape[0]
     image = pixels.permute(0, 3, 1, 2).float()
-    grid = F.affine_grid(_crop_transforms(batch, generator, mirror), list(image.shape), align_corners=False)
+    grid = F.affine_grid(
+        _crop_transforms(batch, generator, mirror, augmentation.crop), list(image.shape), align_corners=False
+    )
     # The crop is near the original size, so bilinear sampling does not alias.
     cropped = F.grid_sample(image, grid, padding_mode="reflection", align_corners=False)
-    changed = _change_colours(cropped, generator)
+    changed = _change_colours(cropped, generator, augmentation.colour)
     return changed.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
-def _crop_transforms(batch: int, generator: torch.Generator, mirror: Tensor) -> Tensor:
+def _crop_transforms(batch: int, generator: torch.Generator, mirror: Tensor, least: float) -> Tensor:
     """Affine matrices (B, 2, 3) from output to input coordinates, both on -1..1."""
-    area = 0.6 + 0.4 * torch.rand(batch, generator=generator)
-    aspect = torch.exp((torch.rand(batch, generator=generator) * 2 - 1) * np.log(4 / 3))
+    area = least + (1 - least) * torch.rand(batch, generator=generator)
+    stretch = math.log(4 / 3) if least < 1 else 0.0
+    aspect = torch.exp((torch.rand(batch, generator=generator) * 2 - 1) * stretch)
     width = (area * aspect).sqrt().clamp(max=1.0)
     height = (area / aspect).sqrt().clamp(max=1.0)
     centre = torch.rand(2, batch, generator=generator) * 2 - 1
@@ -107,7 +119,7 @@ def _crop_transforms(batch: int, generator: torch.Generator, mirror: Tensor) -> 
     return transforms
 
 
-def _change_colours(image: Tensor, generator: torch.Generator, strength: float = 0.2) -> Tensor:
+def _change_colours(image: Tensor, generator: torch.Generator, strength: float) -> Tensor:
     """Brightness, contrast and saturation each scaled by 1 +- strength: (B, 3, height, width)."""
     brightness, contrast, saturation = 1 + strength * (
         2 * torch.rand(3, image.shape[0], 1, 1, 1, generator=generator) - 1

@@ -75,6 +75,9 @@ class DataRecipe:
 class TokenizerRecipe:
     """How sentences become token ids."""
 
+    checkpoint: str | None = None
+    """Directory of a checkpoint whose vocabulary is kept, relative to the current directory, so that this run
+    can ``start`` from it; the keys below but ``max_tokens`` are not used then."""
     kind: Literal["word", "bpe", "chars"] = "word"
     """Whole words, byte-pair encoding, or single characters."""
     min_count: int = 4
@@ -87,6 +90,32 @@ class TokenizerRecipe:
     def problems(self) -> list[str]:
         """Values that make no sense."""
         return too_small(self, 1, "min_count", "vocab_size") + too_small(self, 3, "max_tokens")
+
+
+@dataclass(frozen=True)
+class AugmentationRecipe:
+    """How photos are varied in training, so that none looks the same twice."""
+
+    mirror: bool = True
+    """Whether photos are mirrored half of the time, where no caption says left or right."""
+    crop: float = 0.6
+    """Least share of its area that a random crop keeps of a photo; 1: neither cropped nor stretched."""
+    colour: float = 0.2
+    """Largest change of brightness, contrast and saturation, as a share; 0: none."""
+
+    def mirrors(self, view: int) -> bool:
+        """Whether left and right are exchanged in view number ``view``."""
+        return self.mirror and view % 2 == 1
+
+    def problems(self) -> list[str]:
+        """Values that make no sense."""
+        found = [] if 0 < self.crop <= 1 else [f"crop: expected more than 0, at most 1, found {self.crop}"]
+        if not 0 <= self.colour < 1:
+            found.append(f"colour: expected 0 or more and less than 1, found {self.colour}")
+        return found
+
+
+DEFAULT_AUGMENTATION = AugmentationRecipe()
 
 
 @dataclass(frozen=True)
@@ -110,7 +139,7 @@ class Stage:
     batch_size: int = 64
     """Photos in a step."""
     captions_per_image: int = 5
-    """Captions of each photo in a step; they share its encoder pass."""
+    """Captions of each photo in a step; they share its encoder pass. For task ``caption`` only."""
     warmup_steps: int = 100
     label_smoothing: float = 0.1
     samples: int = 0
@@ -119,10 +148,14 @@ class Stage:
     sample_temperature: float = 1.0
     """What logits are divided by when the model samples; less than 1 keeps to what it thinks probable."""
 
+    contrastive: float = 0.0
+    """Weight of the image-text contrastive loss beside the other one: how well each caption's own picture
+    can be told from the others of the batch. 0: off."""
+
     def problems(self) -> list[str]:
         """Values that make no sense."""
         found = too_small(self, 1, "passes", "batch_size", "captions_per_image", "views")
-        found += too_small(self, 0, "encoder_learning_rate", "layer_decay", "warmup_steps")
+        found += too_small(self, 0, "encoder_learning_rate", "layer_decay", "warmup_steps", "contrastive")
         if self.learning_rate <= 0:
             found.append(f"learning_rate: expected more than 0, found {self.learning_rate}")
         if not 0 <= self.label_smoothing < 1:
@@ -160,9 +193,12 @@ class OptimizerRecipe:
 class ValidationRecipe:
     """When the model is judged, and when a run that gets no better stops."""
 
+    measure: Literal["cider", "exact"] = "cider"
+    """What chooses the best checkpoint of a captioner: CIDEr, or the share of captions that are equal to a
+    reference, word for word, where there is one right answer. Other tasks have their own."""
     every_passes: int = 1
     patience: int = 0
-    """Stop a stage after this many validations without a better CIDEr; 0: never."""
+    """Stop a stage after this many validations without a better one; 0: never."""
     checkpoint_minutes: float = 5.0
     """A checkpoint to resume from is written at least this often, and after each pass."""
 
@@ -178,6 +214,9 @@ class Recipe:
     name: str
     data: DataRecipe
     stages: tuple[Stage, ...]
+    task: Literal["caption", "language", "classification"] = "caption"
+    """``caption``: sentences for photos. ``language``: the next word of text alone, by the decoder.
+    ``classification``: the class of a picture, by the encoder. A captioner can ``start`` from both."""
     start: str | None = None
     """Directory of a checkpoint whose weights this run begins with, relative to the current directory; parts
     of the model that it lacks start fresh. By default everything but ``encoder.weights`` starts random."""
@@ -186,6 +225,7 @@ class Recipe:
     """CPU threads; by default what this process may use."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """``auto`` takes a CUDA device where there is one."""
+    augmentation: AugmentationRecipe = DEFAULT_AUGMENTATION
     tokenizer: TokenizerRecipe = field(default_factory=TokenizerRecipe)
     encoder: EncoderConfig = field(default_factory=VitConfig)
     """``kind`` chooses it; each kind documents its own keys (`train.models.registry`)."""
@@ -211,7 +251,7 @@ class Recipe:
                     f"stages[{index}].frozen_blocks: expected 0 to {self.encoder.levels}, "
                     f"the encoder's depth, found {stage.frozen_blocks}"
                 )
-        found += self._length_problems()
+        found += self._length_problems() + self._task_problems()
         found += [f"generation.{problem}" for problem in too_small(self.generation, 1, "num_beams")]
         return found
 
@@ -231,6 +271,18 @@ class Recipe:
             )
         return found
 
+    def _task_problems(self) -> list[str]:
+        """What only captioners can do, asked of another task."""
+        if self.task == "caption":
+            return []
+        keys = ("samples", "contrastive", *(["frozen_blocks"] if self.task == "language" else []))
+        return [
+            f"stages[{index}].{key}: expected 0 for task {self.task}, found {getattr(stage, key)}"
+            for index, stage in enumerate(self.stages)
+            for key in keys
+            if getattr(stage, key)
+        ]
+
     def as_table(self) -> dict[str, Any]:
         """The recipe as plain JSON values, defaults written out."""
         table: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
@@ -242,10 +294,18 @@ class Recipe:
 
 
 _Section = (
-    DataRecipe | TokenizerRecipe | EncoderConfig | DecoderConfig | Stage | OptimizerRecipe | ValidationRecipe
+    DataRecipe
+    | AugmentationRecipe
+    | TokenizerRecipe
+    | EncoderConfig
+    | DecoderConfig
+    | Stage
+    | OptimizerRecipe
+    | ValidationRecipe
 )
 _SECTIONS: dict[str, type[_Section]] = {
     "data": DataRecipe,
+    "augmentation": AugmentationRecipe,
     "tokenizer": TokenizerRecipe,
     "encoder": EncoderConfig,
     "decoder": DecoderConfig,

@@ -5,7 +5,7 @@ The loop knows schedules, checkpoints and logs, and asks the task for the rest.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -67,11 +67,17 @@ class Steps:
 class Task(Protocol):
     """One kind of learning. A new one is a class like this and one line in `load_task`."""
 
-    measure: Measure
-    tokenizer: Tokenizer | None
-    """Stored in each checkpoint; ``None`` where there are no sentences."""
-    facts: dict[str, Any]
-    """For the record of a checkpoint."""
+    @property
+    def measure(self) -> Measure:
+        """What chooses the best checkpoint."""
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """Stored in each checkpoint; ``None`` where there are no sentences."""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """For the record of a checkpoint."""
 
     def digest(self) -> str:
         """A hash of what is learned from: a run is resumed only with the same."""
@@ -88,6 +94,9 @@ class Task(Protocol):
     def judge(self) -> Judgement:
         """Validates the model."""
 
+    def stored(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """What of the weights a checkpoint keeps."""
+
 
 def load_task(recipe: Recipe, device: torch.device, progress: Progress) -> Task:
     """Loads the data of the task that a recipe names.
@@ -97,5 +106,12 @@ def load_task(recipe: Recipe, device: torch.device, progress: Progress) -> Task:
         ImageError: a photo cannot be read.
     """
     from kiloword.train.captioning import CaptionTask
+    from kiloword.train.classification import ClassificationTask
+    from kiloword.train.language import LanguageTask
 
-    return CaptionTask(recipe, device, progress)
+    tasks: dict[str, Callable[[Recipe, torch.device, Progress], Task]] = {
+        "caption": CaptionTask,
+        "language": LanguageTask,
+        "classification": ClassificationTask,
+    }
+    return tasks[recipe.task](recipe, device, progress)

@@ -1,8 +1,8 @@
-"""CIDEr of the captions that a model in training writes for photos it never learned from."""
+"""Scores of the captions that a model in training writes for photos it never learned from."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,8 @@ from torch import Tensor
 from kiloword.runtime.generation import generate
 from kiloword.runtime.manifest import GenerationSettings, TokenSpec
 from kiloword.runtime.sessions import Tensors
-from kiloword.train.captions import TokenIds
+from kiloword.train.captions import TokenIds, pad_captions
+from kiloword.train.contrastive import recall, sentence_vectors
 from kiloword.train.datasets import CaptionRecord
 from kiloword.train.metrics import score
 from kiloword.train.models.captioner import CaptionModel
@@ -32,23 +33,56 @@ class ValidationSet:
     photos: Photos
 
 
+CaptionMeasure = Callable[[Mapping[str, Sequence[str]], Mapping[str, str]], float]
+"""References and candidates by the photo's name -> a score."""
+
+
+def cider(references: Mapping[str, Sequence[str]], candidates: Mapping[str, str]) -> float:
+    """CIDEr-D, times 100."""
+    # Our own tokenizer, for the reference needs Java: fine for comparing checkpoints with each other.
+    return score(references, candidates, tokenizer="own").cider
+
+
+def exact(references: Mapping[str, Sequence[str]], candidates: Mapping[str, str]) -> float:
+    """Percent of the captions that are equal to a reference, but for case and the width of spaces."""
+
+    def plain(text: str) -> str:
+        return " ".join(text.lower().split())
+
+    right = [plain(text) in map(plain, references[name]) for name, text in candidates.items()]
+    return 100 * sum(right) / len(right)
+
+
+CAPTION_MEASURES: dict[str, CaptionMeasure] = {"cider": cider, "exact": exact}
+"""What ``validation.measure`` may name."""
+
+
 @torch.inference_mode()
 def validate(
-    model: CaptionModel, sets: Sequence[ValidationSet], tokenizer: Tokenizer, ids: TokenIds, max_tokens: int
+    model: CaptionModel,
+    sets: Sequence[ValidationSet],
+    tokenizer: Tokenizer,
+    ids: TokenIds,
+    max_tokens: int,
+    measure: CaptionMeasure = cider,
 ) -> dict[str, float]:
     """Greedy captions of every set, scored.
 
     Returns:
-        CIDEr of each set by its name, times 100, and their mean as ``mean``, which chooses the best
-        checkpoint.
+        The score of each set by its name, and their mean as ``mean``, which chooses the best checkpoint.
     """
     model.eval()
-    scores = {item.name: _cider(model, item, tokenizer, ids, max_tokens) for item in sets}
+    scores = {item.name: _score(model, item, tokenizer, ids, max_tokens, measure) for item in sets}
     return {**scores, "mean": sum(scores.values()) / len(scores)}
 
 
-def _cider(
-    model: CaptionModel, item: ValidationSet, tokenizer: Tokenizer, ids: TokenIds, max_tokens: int
+def _score(
+    model: CaptionModel,
+    item: ValidationSet,
+    tokenizer: Tokenizer,
+    ids: TokenIds,
+    max_tokens: int,
+    measure: CaptionMeasure,
 ) -> float:
     candidates: dict[str, str] = {}
     for start in range(0, len(item.records), _BATCH):
@@ -56,9 +90,39 @@ def _cider(
         texts = tokenizer.decode_batch(write_captions(model, features, ids, max_tokens))
         records = item.records[start : start + _BATCH]
         candidates |= {record.image_id: text for record, text in zip(records, texts, strict=True)}
-    references = {record.image_id: record.captions for record in item.records}
-    # Our own tokenizer, for the reference needs Java: fine for comparing checkpoints with each other.
-    return score(references, candidates, tokenizer="own").cider
+    return measure({record.image_id: record.captions for record in item.records}, candidates)
+
+
+@torch.inference_mode()
+def retrieval(
+    model: CaptionModel, sets: Sequence[ValidationSet], tokenizer: Tokenizer, ids: TokenIds
+) -> dict[str, dict[str, float]]:
+    """How well pictures find their captions and captions their pictures, in the model's joint space.
+
+    Returns:
+        ``retrieval SET``: ``text@1`` and so on in percent, see `contrastive.recall`.
+    """
+    model.eval()
+    return {f"retrieval {item.name}": _retrieval(model, item, tokenizer, ids) for item in sets}
+
+
+def _retrieval(
+    model: CaptionModel, item: ValidationSet, tokenizer: Tokenizer, ids: TokenIds
+) -> dict[str, float]:
+    if model.joint is None:
+        raise ValueError("the model has no joint space")
+    images, texts, owners = [], [], []
+    for start in range(0, len(item.records), _BATCH):
+        features = item.photos.plain_features(model.encoder, slice(start, start + _BATCH))
+        images.append(model.joint.image_vectors(features).cpu())
+        for owner, record in enumerate(item.records[start : start + _BATCH], start):
+            owners += [owner] * len(record.captions)
+        sentences = [text for record in item.records[start : start + _BATCH] for text in record.captions]
+        longest = model.decoder.config.longest
+        encoded = [np.asarray(one.ids[:longest], np.int64) for one in tokenizer.encode_batch(sentences)]
+        tokens = torch.from_numpy(pad_captions([[one] for one in encoded], ids.pad)[:, 0])
+        texts.append(sentence_vectors(model, tokens.to(features.device), ids).cpu())
+    return recall(torch.cat(images).numpy(), torch.cat(texts).numpy(), owners)
 
 
 def write_captions(model: CaptionModel, features: Tensor, ids: TokenIds, max_tokens: int) -> list[list[int]]:

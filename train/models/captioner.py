@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from kiloword.train.models.decoder import DecoderConfig, Reading, Tensors
 from kiloword.train.models.encoder import EncoderConfig
+from kiloword.train.models.joint import JointSpace
 
 
 class CaptionModel(nn.Module):
@@ -14,12 +15,14 @@ class CaptionModel(nn.Module):
     Attributes:
         encoder: pixels to features, and the same in two parts for training with a frozen lower part.
         decoder: features to context, tokens and context to hidden states, hidden states to logits.
+        joint: where a stage of the recipe learns to match pictures and sentences, the space for both.
     """
 
     def __init__(self, encoder: EncoderConfig, decoder: DecoderConfig, vocab_size: int) -> None:
         super().__init__()
         self.encoder = encoder.build()
         self.decoder = decoder.build(vocab_size, self.encoder.output)
+        self.joint: JointSpace | None = None
 
     def encode(self, pixels: Tensor) -> Tensors:
         """uint8 pixels (B, height, width, 3) -> what the decoder needs of the image."""

@@ -157,6 +157,18 @@ class Decoder(nn.Module, ABC):
         reading = self.read(input_ids, context, past)
         return reading.hidden, reading.state
 
+    def read_text(self, input_ids: Tensor) -> Tensor:
+        """Reads sentences without a picture: int64 (R, L) -> hidden states (R, L, W).
+
+        By default the picture is blank, with features of zeros.
+        """
+        blank = self.output_bias.new_zeros(1, self.image.tokens, self.image.channels)
+        return self.read(input_ids, self.image_context(blank)).hidden
+
+    def looks(self, name: str) -> bool:  # noqa: ARG002
+        """Whether the parameter called ``name`` does nothing but look at the picture."""
+        return False
+
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores of each token id: (..., W) -> (..., V)."""
         return nn.functional.linear(hidden, self.output_weight, self.output_bias)

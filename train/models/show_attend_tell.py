@@ -125,6 +125,10 @@ class ShowAttendTell(Decoder):
         told = words + self.state_output(torch.cat(states, 1)) + self.image_output(torch.cat(views, 1))
         return Reading(self.dropout(told), (hidden.squeeze(1), cell.squeeze(1)), (torch.stack(looks, dim=1),))
 
+    def looks(self, name: str) -> bool:
+        """Attention, and what reads what it has seen; the first state is learned from text as well."""
+        return name.startswith(("attention.", "from_image.", "image_output."))
+
     def penalty(self, looks: Tensors, counts: Tensor) -> Tensor:
         """The mean over captions and cells of (1 - what the cell was looked at in all) squared.
 

@@ -117,6 +117,10 @@ class ShowTell(Decoder):
         told = self.dropout(torch.cat(states, dim=1))
         return Reading(told, (hidden.squeeze(1), cell.squeeze(1)))
 
+    def looks(self, name: str) -> bool:
+        """What makes a word of the picture."""
+        return name.startswith("image_word.")
+
     def context_specs(self) -> tuple[ContextSpec, ...]:
         """Only the first state."""
         return start_specs(self.config.width)

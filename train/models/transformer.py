@@ -119,13 +119,14 @@ class DecoderBlock(nn.Module):
         return split_heads(key, self.config.heads), split_heads(value, self.config.heads)
 
     def forward(
-        self, hidden: Tensor, image: KeyValue, past: KeyValue | None, mask: Tensor
-    ) -> tuple[Tensor, KeyValue, Tensor]:
+        self, hidden: Tensor, image: KeyValue | None, past: KeyValue | None, mask: Tensor
+    ) -> tuple[Tensor, KeyValue, Tensor | None]:
         """One block over the new tokens.
 
         Args:
             hidden: (R, L, W).
-            image: keys and values of the image, each (B, H, N, D); R is a multiple of B.
+            image: keys and values of the image, each (B, H, N, D); R is a multiple of B. ``None``: there is
+                no picture, and cross-attention takes no part.
             past: keys and values of earlier tokens, each (R, H, T - L, D), or ``None`` when there are none.
             mask: boolean (L, T), True where a new token may look.
 
@@ -135,9 +136,10 @@ class DecoderBlock(nn.Module):
         """
         mixed, present = self._look_back(self._before(self.self_norm, hidden), past, mask)
         hidden = self._after(self.self_norm, hidden, mixed)
-        query: Tensor = self.cross_query(self._before(self.cross_norm, hidden))
-        mixed = self._look_at_image(query, image)
-        hidden = self._after(self.cross_norm, hidden, mixed)
+        query: Tensor | None = None
+        if image is not None:
+            query = self.cross_query(self._before(self.cross_norm, hidden))
+            hidden = self._after(self.cross_norm, hidden, self._look_at_image(query, image))
         mixed = self.mlp(self._before(self.mlp_norm, hidden))
         return self._after(self.mlp_norm, hidden, mixed), present, query
 
@@ -210,7 +212,10 @@ class TransformerDecoder(Decoder):
         return tuple(tensor for pair in pairs for tensor in pair)
 
     def read(self, input_ids: Tensor, context: Tensors, past: Tensors | None = None) -> Reading:
-        """Reads new tokens; the state is key and value of all tokens for each block, (R, H, T, D)."""
+        """Reads new tokens; the state is key and value of all tokens for each block, (R, H, T, D).
+
+        An empty context: there is no picture.
+        """
         length = input_ids.shape[1]
         start = past[0].shape[2] if past else 0
         positions = torch.arange(start, start + length, device=input_ids.device)
@@ -220,14 +225,24 @@ class TransformerDecoder(Decoder):
         state: list[Tensor] = []
         queries: list[Tensor] = []
         for index, block in enumerate(self.blocks):
-            hidden, present, query = block(hidden, images[index], pasts[index] if pasts else None, mask)
+            hidden, present, query = block(
+                hidden, images[index] if images else None, pasts[index] if pasts else None, mask
+            )
             state.extend(present)
-            queries.append(query)
+            queries += [] if query is None else [query]
         return Reading(self.norm(hidden), tuple(state), tuple(queries))
 
     def _embed(self, input_ids: Tensor) -> Tensor:
         embedded: Tensor = self.token_embedding(input_ids)
         return embedded * math.sqrt(self.config.width) if self.config.scale_embedding else embedded
+
+    def read_text(self, input_ids: Tensor) -> Tensor:
+        """Without cross-attention: what is left is a decoder-only language model."""
+        return self.read(input_ids, ()).hidden
+
+    def looks(self, name: str) -> bool:
+        """Cross-attention and its norm."""
+        return ".cross_" in name
 
     def context_specs(self) -> tuple[ContextSpec, ...]:
         """Keys and values of every cross-attention."""

@@ -12,12 +12,13 @@ pytest.importorskip("torch")
 import torch
 
 from kiloword.runtime.manifest import ImageSpec
-from kiloword.train.features import cache_features, is_mirrored, view_of
+from kiloword.train.features import cache_features, view_of
 from kiloword.train.models.hybrid import HybridConfig
 from kiloword.train.models.resnet import ResNetConfig
 from kiloword.train.models.vit import VisionTransformer, VitConfig
 from kiloword.train.photos import Photos
 from kiloword.train.pictures import Pixels, mirrored
+from kiloword.train.recipe import AugmentationRecipe
 from tests.shapes import make_shapes
 
 CONFIG = VitConfig(image_size=32, patch_size=16, width=24, depth=3, heads=3)
@@ -112,7 +113,7 @@ def test_odd_views_are_mirrored() -> None:
     assert torch.equal(view_of(photo, 1, seed=0), mirrored(photo))
     for view in (2, 3, 4, 5):
         seen = view_of(photo, view, seed=0).float()
-        assert (seen[:, :, 0].mean() > seen[:, :, -1].mean()).item() == is_mirrored(view) == (view % 2 == 1)
+        assert (seen[:, :, 0].mean() > seen[:, :, -1].mean()).item() == (view % 2 == 1)
 
 
 @pytest.fixture
@@ -186,4 +187,23 @@ def test_a_grid_is_stored_as_it_is_and_shared_with_a_hybrid_over_it(tmp_path: Pa
     cache_features(hybrid.eval(), pixels, "key", 2, 1, tmp_path, ignore)
     assert len(list(tmp_path.glob("features-*.npy"))) == 1
     cache_features(hybrid, pixels, "key", 3, 1, tmp_path, ignore)
+    assert len(list(tmp_path.glob("features-*.npy"))) == 2
+
+
+def test_without_mirroring_no_view_is_mirrored() -> None:
+    """A gradient that is bright on the left stays so in every view; only the first is the photo itself."""
+    augmentation = AugmentationRecipe(mirror=False)
+    photo = torch.linspace(250, 5, 32).to(torch.uint8)[None, None, :, None].expand(1, 32, 32, 3)
+    assert torch.equal(view_of(photo, 0, 0, augmentation), photo)
+    for view in (1, 2, 3):
+        seen = view_of(photo, view, 0, augmentation).float()
+        assert not torch.equal(seen, photo.float())
+        assert seen[:, :, 0].mean() > seen[:, :, -1].mean()
+
+
+def test_features_of_other_augmentation_are_another_file(
+    encoder: VisionTransformer, pixels: Pixels, tmp_path: Path
+) -> None:
+    cache_features(encoder, pixels, "key", 1, 3, tmp_path, ignore)
+    cache_features(encoder, pixels, "key", 1, 3, tmp_path, ignore, AugmentationRecipe(mirror=False))
     assert len(list(tmp_path.glob("features-*.npy"))) == 2

@@ -19,6 +19,7 @@ from kiloword.runtime.images import load_image
 from kiloword.runtime.manifest import ImageSpec
 from kiloword.train import pictures
 from kiloword.train.pictures import mirrored, pack_photos, photos_key, random_views
+from kiloword.train.recipe import AugmentationRecipe
 from tests.shapes import draw_shape, make_shapes
 
 SPEC = ImageSpec(height=24, width=16)
@@ -138,7 +139,7 @@ def test_views_differ_and_follow_from_the_seed() -> None:
 
 def test_crops_are_inside_and_keep_at_least_half_of_the_area() -> None:
     """60 to 100 % of the area, cut where one side would be longer than the photo; read off the transforms."""
-    transforms = pictures._crop_transforms(4000, seeded(), torch.zeros(4000, dtype=torch.bool))
+    transforms = pictures._crop_transforms(4000, seeded(), torch.zeros(4000, dtype=torch.bool), least=0.6)
     width, height = transforms[:, 0, 0], transforms[:, 1, 1]
     assert max(width.max().item(), height.max().item()) <= 1
     assert (transforms[:, 0, 2].abs() + width <= 1 + 1e-6).all()
@@ -155,3 +156,11 @@ def test_black_stays_black_and_grey_stays_grey() -> None:
     assert (views == views[..., :1]).all()
     assert 80 <= views.min() < views.max() <= 120
     assert (random_views(grey * 0, seeded(), torch.zeros(8, dtype=torch.bool)) == 0).all()
+
+
+def test_nothing_is_changed_where_nothing_is_to_be() -> None:
+    """Digits that are mirrored or cut are other digits."""
+    pixels = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8))
+    augmentation = AugmentationRecipe(mirror=False, crop=1.0, colour=0.0)
+    mirror = torch.tensor([augmentation.mirrors(view) for view in range(6)])
+    assert torch.equal(random_views(pixels, seeded(), mirror, augmentation), pixels)
