@@ -16,6 +16,21 @@ from kiloword.commands.inspect import inspect
 from kiloword.commands.serve import serve
 from kiloword.commands.train import train
 from kiloword.commands.undo import undo
+from kiloword.commands.web import web
 from kiloword.commands.webcam import webcam
 
-COMMANDS = (audit, calibrate, caption, digits, evaluate, explain, export, inspect, serve, train, undo, webcam)
+COMMANDS = (
+    audit,
+    calibrate,
+    caption,
+    digits,
+    evaluate,
+    explain,
+    export,
+    inspect,
+    serve,
+    train,
+    undo,
+    web,
+    webcam,
+)
