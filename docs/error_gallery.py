@@ -34,12 +34,13 @@ def page(report: dict[str, Any]) -> str:
     drawn = random.Random(SEED).sample(photos, min(COUNT, len(photos)))
     drawn.sort(key=lambda photo: float(photo["cider"]))
     beams, cider = report["decode"]["num_beams"], report["metrics"]["cider"]
+    made_by = f"`{report['bundle']}` ({report['precision']}, {beams:g} beams)"
     head = f"""# {len(drawn)} captions, drawn by lot
 
-What `{report["bundle"]}` ({report["precision"]}, {beams:g} beams) says of {len(drawn)} of the {len(photos)}
-photos of Flickr8k's test part, the worst first. Not chosen: `docs/error_gallery.py` draws with a fixed seed.
-CIDEr is each photo's own (mean over all photos {cider:.1f}); confidence is the bundle's. The photos belong to
-their authors and are not shown here; `kiloword evaluate --report` makes a page with them where the data is.
+What {made_by} says of {len(drawn)} of the {len(photos)} photos of Flickr8k's test part, the worst first.
+Not chosen: `docs/error_gallery.py` draws with a fixed seed. CIDEr is each photo's own (mean over all photos
+{cider:.1f}); confidence is the bundle's. The photos belong to their authors and are not shown here;
+`kiloword evaluate --report` makes a page with them where the data is.
 
 | Photo | CIDEr | Confidence | Caption | What people wrote |
 |---|---:|---:|---|---|

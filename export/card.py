@@ -14,7 +14,8 @@ _LIMITS = (
     "What its training photos did not show, it takes for something that they did.",
     "It may name a gender, an age or an action that is not there. Do not use it to decide about people.",
     "It cannot read text, count beyond a few, or name persons and places.",
-    "`confidence` is the geometric mean of the words' probabilities. It is not calibrated.",
+    "`confidence` is calibrated where `bundle.json` has the key `reliability`; else it is the geometric "
+    "mean of the words' probabilities.",
 )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from kiloword.runtime.bundle import Bundle
 from kiloword.runtime.manifest import GraphSpec, TensorSpec
+from kiloword.runtime.reliability_spec import ReliabilitySpec
 
 _LABEL_WIDTH = 24
 
@@ -25,6 +26,8 @@ def describe_bundle(bundle: Bundle) -> str:
         _section(f"encoder: {manifest.encoder.file}", _describe_graph(manifest.encoder)),
         _section(f"decoder: {manifest.decoder.file}", _describe_graph(manifest.decoder)),
     ]
+    if manifest.reliability is not None:
+        blocks.append(_section("reliability", _facts(_reliability(manifest.reliability))))
     if manifest.provenance:
         blocks.append(_section("provenance", _facts(flatten(manifest.provenance))))
     if manifest.report:
@@ -49,6 +52,15 @@ def _summary(bundle: Bundle) -> dict[str, Any]:
         "prompt": _listed(tokens.prompt_token_ids),
         "never written": _listed(tokens.suppressed_token_ids) or "nothing",
     }
+
+
+def _reliability(spec: ReliabilitySpec) -> dict[str, Any]:
+    """The thresholds and how well they do; the weights say nothing to people."""
+    facts = {
+        name: value for name, value in flatten(spec.facts).items() if not isinstance(value, (list, tuple))
+    }
+    thresholds = {name: getattr(spec, name) for name in ("photo_from", "reliable_from", "sure_from")}
+    return {**thresholds, **facts}
 
 
 def _file_sizes(bundle: Bundle) -> dict[str, str]:

@@ -111,7 +111,8 @@ def calibrate(
     spec = fit_reliability(
         _joined(photos), np.concatenate(ciders), _joined(altered), made, settings, pooled_output_of(bundle)
     )
-    facts = {**spec.facts, "data": {name: len(records) for name, records in sources.items()}}
+    # The folders of this machine are nobody's business.
+    facts = {**spec.facts, "data": {Path(name).name: len(records) for name, records in sources.items()}}
     spec = replace(spec, facts=facts)
     _write(bundle, spec)
     return spec

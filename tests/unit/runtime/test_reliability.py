@@ -9,7 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
+from PIL import Image
 
+from kiloword.cli import main
 from kiloword.runtime.bundle import load_bundle, write_manifest
 from kiloword.runtime.captioner import Captioner
 from kiloword.runtime.captions import NO_DESCRIPTION
@@ -162,3 +165,65 @@ def test_wrong_numbers_are_refused(tmp_path: Path, changes: dict[str, object], m
     path.write_text(json.dumps(data), encoding="utf-8")
     with pytest.raises(BundleError, match=message):
         load_bundle(bundle.directory)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> tuple[str, str]:
+    """A dark picture and a light one."""
+    for name, value in (("dark", 10), ("light", 240)):
+        Image.new("RGB", (20, 20), (value,) * 3).save(tmp_path / f"{name}.png")
+    return str(tmp_path / "dark.png"), str(tmp_path / "light.png")
+
+
+def caption_lines(*arguments: str) -> list[str]:
+    result = CliRunner().invoke(main, ["caption", *arguments, "--provider", "cpu", "--threads", "1"])
+    assert result.exit_code == 0, result.output
+    return result.stdout.splitlines()
+
+
+def test_the_command_line_shows_no_caption_that_is_not_reliable(
+    tmp_path: Path, photos: tuple[str, str]
+) -> None:
+    """Dark is no photo here, light is an uncertain one; JSONL has the captions all the same."""
+    bundle = make_tiny_bundle(tmp_path / "tiny")
+    by_light = LinearModel(bias=-5.0, weights={"brightness": 10.0})
+    reliability = spec(photo=by_light, reliable_from=0.0, sure_from=1.0)
+    write_manifest(bundle.directory, replace(bundle.manifest, reliability=reliability))
+    common = (*photos, "--bundle", str(bundle.directory))
+    rows = [json.loads(line) for line in caption_lines(*common, "--format", "jsonl")]
+    assert [(row["reliable"], row["reason"]) for row in rows] == [(False, NOT_A_PHOTO), (True, None)]
+    assert all(row["caption"] and 0 < row["confidence"] < 1 for row in rows)
+    assert caption_lines(*common) == [
+        f"{photos[0]}: no reliable description",
+        f"{photos[1]}: probably {rows[1]['caption']}",
+    ]
+    strict = caption_lines(*common, "--min-confidence", "1")
+    assert [line.partition(": ")[2] for line in strict] == [NO_DESCRIPTION] * 2
+    (reason,) = {
+        json.loads(line)["reason"].partition(":")[0]
+        for line in caption_lines(photos[1], *common[2:], "--format", "jsonl", "--min-confidence", "1")
+    }
+    assert reason == "too uncertain"
+
+
+def test_nothing_is_written_beside_a_photo_that_gets_no_description(
+    tmp_path: Path, photos: tuple[str, str]
+) -> None:
+    bundle = make_tiny_bundle(tmp_path / "tiny")
+    by_light = LinearModel(bias=-5.0, weights={"brightness": 10.0})
+    write_manifest(
+        bundle.directory, replace(bundle.manifest, reliability=spec(photo=by_light, reliable_from=0.0))
+    )
+    caption_lines(*photos, "--bundle", str(bundle.directory), "--sidecar", "txt")
+    assert not Path(photos[0]).with_suffix(".txt").exists()
+    assert Path(photos[1]).with_suffix(".txt").exists()
+
+
+def test_a_bundle_without_numbers_is_as_before(tmp_path: Path, photos: tuple[str, str]) -> None:
+    """Its confidence is the mean probability of its tokens; a least confidence can be asked for."""
+    bundle = make_tiny_bundle(tmp_path / "tiny")
+    common = (photos[0], "--bundle", str(bundle.directory))
+    (line,) = caption_lines(*common)
+    assert "probably" not in line
+    assert line != NO_DESCRIPTION
+    assert caption_lines(*common, "--min-confidence", "1") == [NO_DESCRIPTION]
