@@ -65,8 +65,9 @@ def _training(recipe: Recipe, training: Mapping[str, Any]) -> tuple[str, ...]:
     photos, captions = training.get("photos", "?"), training.get("captions", "?")
     return (
         f"{photos} photos with {captions} captions: {sources}. {recipe.data.licence}".rstrip(),
+        *([f"Went on from the checkpoint `{recipe.start}`."] if recipe.start else []),
         f'Best after pass {training.get("passes", "?")} of the stage "{training.get("stage", "?")}", '
-        f"{training.get('training_seconds', 0) / 60:.0f} minutes of training in all.",
+        f"{training.get('training_seconds', 0) / 60:.0f} minutes of training in this run.",
         f"Validation CIDEr (greedy, own tokenizer): {scores or 'not measured'}.",
     )
 
