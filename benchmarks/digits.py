@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from benchmarks.machine import shown_path, write_result
-from kiloword.runtime.captioner import Caption, Captioner
+from kiloword.runtime.captioner import Captioner
 from kiloword.train.datasets import CaptionRecord, load_records
 
 
@@ -43,9 +43,9 @@ def compare(read: Sequence[str], written: Sequence[str]) -> dict[str, float | in
 def measure(captioner: Captioner, records: Sequence[CaptionRecord], num_beams: int) -> dict[str, Any]:
     """Read every grid with one bundle."""
     started = time.perf_counter()
-    found = list(captioner.caption_many([record.image for record in records], num_beams=num_beams))
+    photos = [record.image for record in records]
+    read = [caption.text for caption in captioner.caption_many(photos, num_beams=num_beams)]
     seconds = time.perf_counter() - started
-    read = [one.text if isinstance(one, Caption) else "" for one in found]
     return {
         "bundle_directory": shown_path(captioner.bundle.directory),
         "precision": captioner.bundle.manifest.precision,

@@ -118,8 +118,8 @@ class ShowTell(Decoder):
         return Reading(told, (hidden.squeeze(1), cell.squeeze(1)))
 
     def looks(self, name: str) -> bool:
-        """What makes a word of the picture."""
-        return name.startswith("image_word.")
+        """What makes a word of the picture, but for its bias, which is the word of no picture."""
+        return name == "image_word.weight"
 
     def context_specs(self) -> tuple[ContextSpec, ...]:
         """Only the first state."""
