@@ -93,6 +93,7 @@ def serve(
         from kiloword.runtime.serve.limits import MIB, ServeLimits
         from kiloword.runtime.serve.server import CaptionServer, is_loopback
     from kiloword.runtime.captioner import Captioner
+    from kiloword.runtime.pipeline import plan_lanes
 
     here = is_loopback(host)
     secret = _token(token, token_file)
@@ -102,6 +103,8 @@ def serve(
         )
     if rate is None:
         rate = 0.0 if here else _REMOTE_RATE
+    # As for folders: one thread a lane does more than one lane with all threads.
+    lanes, lane_threads = plan_lanes(threads)
     max_photo_bytes = round(max_photo_mib * MIB)
     limits = ServeLimits(
         max_body_bytes=2 * max_photo_bytes,
@@ -110,9 +113,10 @@ def serve(
         max_pixels=round(max_megapixels * 1e6),
         max_waiting=max_waiting,
         batch_size=batch_size,
+        lanes=lanes,
         photos_per_second=rate or None,
     )
-    with Captioner.load(bundle, provider=provider, threads=threads) as captioner:
+    with Captioner.load(bundle, provider=provider, threads=lane_threads) as captioner:
         server = CaptionServer(
             captioner, host=host, port=port, limits=limits, access=Access(secret, (host, *allow_host))
         )

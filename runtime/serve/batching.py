@@ -54,7 +54,7 @@ class _Waiting:
 
 
 class Batcher:
-    """One thread that runs the model for everybody.
+    """The threads that run the model for everybody.
 
     `arriving` and `submit` are called in the event loop; the thread talks back through it.
 
@@ -62,11 +62,18 @@ class Batcher:
         captioner: What captions.
         batch_size: Most photos that go through the model together.
         metrics: Where batches are counted.
+        lanes: Batches in the model at the same time, as in `pipeline.plan_lanes`.
         max_wait_s: How long a batch that is not full waits for photos that are being decoded.
     """
 
     def __init__(
-        self, captioner: Captioner, *, batch_size: int, metrics: Metrics, max_wait_s: float = _MAX_WAIT_S
+        self,
+        captioner: Captioner,
+        *,
+        batch_size: int,
+        metrics: Metrics,
+        lanes: int = 1,
+        max_wait_s: float = _MAX_WAIT_S,
     ) -> None:
         self._captioner = captioner
         self._batch_size = batch_size
@@ -77,22 +84,27 @@ class Batcher:
         self._arriving = 0
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread = threading.Thread(target=self._run, name="kiloword-model", daemon=True)
+        self._threads = [
+            threading.Thread(target=self._run, name=f"kiloword-model-{lane}", daemon=True)
+            for lane in range(lanes)
+        ]
         self.seconds_per_photo = 0.05
         """A running mean; what ``Retry-After`` is guessed from."""
 
     def start(self) -> None:
         """Begin; called once, in the event loop."""
         self._loop = asyncio.get_running_loop()
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def close(self) -> None:
-        """Caption what still waits, then end the thread."""
+        """Caption what still waits, then end the threads."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        if self._thread.ident is not None:
-            self._thread.join()
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join()
 
     @property
     def waiting(self) -> int:
@@ -133,8 +145,10 @@ class Batcher:
     def _take(self) -> list[_Waiting]:
         """The next photos with equal settings; empty when the server has stopped."""
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._closed)
-            self._changed.wait_for(self._is_ready, timeout=self._max_wait_s)
+            while not self._waiting and not self._closed:
+                self._changed.wait_for(lambda: self._waiting or self._closed)
+                # Another lane may take all of it meanwhile.
+                self._changed.wait_for(self._is_ready, timeout=self._max_wait_s)
             batch: list[_Waiting] = []
             others: deque[_Waiting] = deque()
             while self._waiting and len(batch) < self._batch_size:

@@ -29,6 +29,8 @@ class ServeLimits:
     """Most tokens that a request may ask for, where the bundle itself has no bound."""
     batch_size: int = 8
     """Photos that go through the model together."""
+    lanes: int = 1
+    """Batches in the model at the same time."""
     photos_per_second: float | None = None
     """Photos that one address may send in a second, on average; None: any number."""
     body_timeout_s: float = 20.0

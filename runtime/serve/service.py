@@ -80,7 +80,7 @@ class CaptionService:
         self._image = captioner.bundle.manifest.image
         self._limits = limits
         self._metrics = metrics
-        self._batcher = Batcher(captioner, batch_size=limits.batch_size, metrics=metrics)
+        self._batcher = Batcher(captioner, batch_size=limits.batch_size, metrics=metrics, lanes=limits.lanes)
         self._decoders = ThreadPoolExecutor(
             min(_MAX_DECODERS, available_cpus()), thread_name_prefix="kiloword-decode"
         )

@@ -385,6 +385,20 @@ def test_what_waits_goes_through_together(gated: GatedCaptioner, photo_bytes: by
     assert len({one.json()["captions"][0]["caption"] for one in answers[:-1]}) == 1
 
 
+def test_lanes_run_side_by_side(gated: GatedCaptioner, photo_bytes: bytes) -> None:
+    """Two lanes, batches of one: two photos are in the model at once, and a third waits for either."""
+    limits = ServeLimits(max_waiting=8, max_photos=4, batch_size=1, lanes=2)
+    with running(gated, limits, Access()) as server, ThreadPoolExecutor(3) as clients:
+        gated.gate.clear()
+        up = Running(server, gated)
+        asked = [clients.submit(up.ask, "POST", CAPTIONS, body=photo_bytes, headers=JPEG) for _ in range(3)]
+        wait_until(lambda: up.metric("kiloword_photos_in_work") == 3)
+        wait_until(lambda: up.metric("kiloword_photos_ready") == 1)
+        gated.open()
+        captions = {one.result().json()["captions"][0]["caption"] for one in asked}
+    assert captions == {gated.caption(photo_bytes).text}
+
+
 def test_a_full_queue_says_when_to_come_back(gated: GatedCaptioner, photo_bytes: bytes) -> None:
     limits = ServeLimits(max_waiting=2, max_photos=2)
     with running(gated, limits, Access()) as server, ThreadPoolExecutor(2) as clients:
