@@ -32,6 +32,15 @@ class Claim(Enum):
     WAITS = "another photo with this content is under way"
 
 
+@dataclass(frozen=True)
+class Settled:
+    """What became of a content."""
+
+    outcome: Outcome
+    earlier: bool
+    """Whether an earlier run did it, and not this one."""
+
+
 @dataclass
 class Copies:
     """Knows which contents are under way or were settled lately, so that each is captioned once.
@@ -46,18 +55,18 @@ class Copies:
     # Also bridges the time from an outcome to its being in the journal.
     _recent: OrderedDict[bytes, Outcome] = field(default_factory=OrderedDict)
 
-    def claim(self, content: bytes, task: Task, photo: PhotoFile) -> Outcome | Claim:
+    def claim(self, content: bytes, task: Task, photo: PhotoFile) -> Settled | Claim:
         """The outcome of a photo's content if it is known, else what is to be done."""
         with self._lock:
             outcome = self._recent.get(content)
             if outcome is not None:
-                return outcome
+                return Settled(outcome, earlier=False)
             if content in self._under_way:
                 self._under_way[content].append((task, replace(photo, data=None)))
                 return Claim.WAITS
             outcome = None if self.journal is None else self.journal.outcome_of(content)
             if outcome is not None:
-                return outcome
+                return Settled(outcome, earlier=True)
             self._under_way[content] = []
             return Claim.FIRST
 

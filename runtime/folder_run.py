@@ -223,7 +223,7 @@ def _write_listed(journal: Journal, run: FolderRun, path: str) -> bytes:
     """Write all that is known; gives the hash of it that `Recorder.listing` would have."""
     hasher = ListingHash()
     with write_atomically(path, keep_partial=False) as stream:
-        writer = make_writer(run.format_name, stream, with_path=run.with_path)
+        writer = make_writer(run.format_name, stream, with_path=run.with_path, mark=run.mark)
         for photo in journal.listed():
             if photo.outcome is not None:
                 writer.write(row_of(photo.path, photo.outcome))
@@ -232,7 +232,7 @@ def _write_listed(journal: Journal, run: FolderRun, path: str) -> bytes:
 
 
 def _written_as(run: FolderRun, listing: bytes) -> bytes:
-    return content_hash(f"{run.format_name} {run.with_path} ".encode() + listing)
+    return content_hash(f"{run.format_name} {run.with_path} {run.mark} ".encode() + listing)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kiloword.runtime.copies import Claim, Copies, Task
+from kiloword.runtime.copies import Claim, Copies, Settled, Task
 from kiloword.runtime.errors import ImageError, KilowordError
 from kiloword.runtime.flow import Flow, FlowLimits
 from kiloword.runtime.outputs import CaptionRow, Outcome
@@ -233,7 +233,7 @@ class Pipeline:
         if known is None:
             journal.forget_file(photo)
         elif known[1] is not None:
-            return Done(position, photo, known[1], known[0], stat, known=True)
+            return Done(position, photo, known[1], known[0], stat, known=True, earlier=True)
         return Task(position, photo)
 
     def _unchanged(
@@ -257,8 +257,8 @@ class Pipeline:
         """Read and decode a photo; None if its content needs no captioning."""
         photo = read_photo(task.path)
         claim = self._copies.claim(photo.content, task, photo)
-        if isinstance(claim, Outcome):
-            self._flow.put_done([_done(task, photo, claim)])
+        if isinstance(claim, Settled):
+            self._flow.put_done([_done(task, photo, claim.outcome, earlier=claim.earlier)])
         if claim is not Claim.FIRST:
             return None
         with self._flow.permit_to_decode() as granted:
@@ -325,8 +325,10 @@ def _limits(captioner: Captioner, options: PipelineOptions, processors: int, rea
     )
 
 
-def _done(task: Task, photo: PhotoFile, outcome: Outcome, *, fresh: bool = False) -> Done:
-    return Done(task.position, task.path, outcome, photo.content, photo.stat, fresh=fresh)
+def _done(
+    task: Task, photo: PhotoFile, outcome: Outcome, *, fresh: bool = False, earlier: bool = False
+) -> Done:
+    return Done(task.position, task.path, outcome, photo.content, photo.stat, fresh=fresh, earlier=earlier)
 
 
 def _without_path(error: KilowordError, path: str) -> str:

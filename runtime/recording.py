@@ -111,7 +111,7 @@ class Recorder:
                 counts.unchanged += 1
                 self._listing.add(done.path, done.content)
         counts.failed += failed
-        counts.failed_before += sum(done.outcome.error is not None and not done.fresh for done in results)
+        counts.failed_before += sum(done.outcome.error is not None and done.earlier for done in results)
         counts.captioned += captioned
         counts.known += sum(not done.fresh for done in results)
         if self._journal is not None and any(not done.known for done in results):
@@ -152,9 +152,6 @@ class Recorder:
         def ours(target: str, content: bytes) -> bool:
             return self._journal is not None and self._journal.outputs.wrote(path, target, content)
 
-        if not caption.reliable:  # a wrong description beside a photo is worse than none
-            _log.info("%s: not written: %s", path, caption.reason)
-            return None
         try:
             plan = sink.plan(path, caption, ours)
         except OSError as error:

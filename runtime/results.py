@@ -28,6 +28,8 @@ class Done:
     """Made just now; else a copy of one that was, or known to the journal."""
     known: bool = False
     """Told by the journal without reading the file."""
+    earlier: bool = False
+    """Told by the journal, with the file read or not: an earlier run did it."""
 
     def row(self) -> CaptionRow:
         """As writers take it."""

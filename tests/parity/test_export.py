@@ -151,7 +151,9 @@ def test_decoder_values(
     past = random.normal(size=(2 * depth, past_rows, 4, past_length, 16)).astype(np.float32)
     session = open_graph(tiny_export, "decoder.onnx")
     names = [item.name for item in session.get_inputs()]
-    logits, *present = session.run(None, dict(zip(names, (ids, rows, *context, *past), strict=True)))
+    outputs = session.run(None, dict(zip(names, (ids, rows, *context, *past), strict=True)))
+    # Behind the cache come the queries that attention is explained by; test_attention.py compares those.
+    logits, present = outputs[0], outputs[1 : 1 + 2 * depth]
     for image, beam in np.ndindex(batch_size, num_beams):
         row = image * num_beams + beam
         seen = torch.from_numpy(context[:, image : image + 1])
