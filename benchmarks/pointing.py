@@ -25,7 +25,7 @@ from kiloword.train.pointing import Pointed, point, score_pointing
 from kiloword.train.recipe import load_recipe
 from kiloword.train.scenes import BOXES_FILE, write_scenes
 
-SPLITS = {"train": 1500, "dev": 100, "test": 200}
+SPLITS = {"train": 3000, "dev": 100, "test": 200}
 
 
 def measure(bundle: Path, scenes: Path) -> dict[str, Any]:

@@ -185,7 +185,8 @@ def _common_length(first: str, second: str) -> int:
 
 def _word_limits(text: str, token_starts: set[int]) -> list[tuple[int, int]]:
     """Beginning and end of each word."""
-    limits, start = [], None
+    limits: list[tuple[int, int]] = []
+    start: int | None = None
     for at, character in enumerate([*text, " "]):
         if start is not None and (character.isspace() or (at in token_starts and _is_unspaced(text, at))):
             limits.append((start, at))

@@ -93,7 +93,8 @@ def spread(map_: NDArray[np.float32], height: int, width: int) -> NDArray[np.flo
     """
     image = Image.fromarray(np.ascontiguousarray(map_ / max(float(map_.max()), 1e-12), dtype=np.float32))
     smooth = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC), dtype=np.float32)
-    return np.clip(smooth / max(float(smooth.max()), 1e-12), 0.0, 1.0)
+    light: NDArray[np.float32] = np.clip(smooth / max(float(smooth.max()), 1e-12), 0.0, 1.0)
+    return light
 
 
 def lay_over(pixels: NDArray[np.uint8], map_: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -109,7 +110,8 @@ def lay_over(pixels: NDArray[np.uint8], map_: NDArray[np.float32]) -> NDArray[np
     light = spread(map_, *pixels.shape[:2])[:, :, None]
     lit = pixels * (_DARKEST + (1 - _DARKEST) * light)
     mixed = lit + _WARMTH * light * (_WARM - lit)
-    return np.clip(np.rint(mixed), 0, 255).astype(np.uint8)
+    drawn: NDArray[np.uint8] = np.clip(np.rint(mixed), 0, 255).astype(np.uint8)
+    return drawn
 
 
 def place_of(row: int, column: int, shape: tuple[int, int]) -> str:

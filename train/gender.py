@@ -97,5 +97,5 @@ def agreed(references: Sequence[str]) -> Said:
         return "both"
     for kind in ("man", "woman"):
         if kind in found:
-            return kind  # type: ignore[return-value]
+            return kind
     return "person" if 2 * found.count("person") >= len(found) else "nobody"

@@ -373,14 +373,17 @@ def _same_kind(below: dict[str, Any], above: dict[str, Any]) -> bool:
     return "kind" not in above or above["kind"] == below.get("kind")
 
 
-def recipe_from_table(table: dict[str, Any]) -> Recipe:
-    """The recipe that ``Recipe.as_table`` wrote. Raises ``ConfigError`` when it is of another version."""
+def recipe_from_table(table: object) -> Recipe:
+    """The recipe that ``Recipe.as_table`` wrote. Raises ``ConfigError`` for another version or damage."""
     return _checked(table, [], None)
 
 
-def _checked(table: dict[str, Any], problems: list[str], source: Path | None) -> Recipe:
+def _checked(table: object, problems: list[str], source: Path | None) -> Recipe:
     recipe = read_record(Recipe, table, "recipe", problems)
-    problems.extend(_readable_problems(table) if recipe is None else recipe.problems())
+    if recipe is not None:
+        problems.extend(recipe.problems())
+    elif isinstance(table, dict):  # a damaged checkpoint's recipe may be anything that JSON can say
+        problems.extend(_readable_problems(table))
     if problems or recipe is None:
         raise ConfigError(problems, path=source)
     return recipe

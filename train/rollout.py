@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -18,7 +20,7 @@ from kiloword.runtime.overlays import see
 from kiloword.train.checkpoint import load_checkpoint
 from kiloword.train.material import image_spec
 from kiloword.train.models.attention import attention_weights, split_heads
-from kiloword.train.models.vit import VisionTransformer
+from kiloword.train.models.vit import Block, SelfAttention, VisionTransformer
 
 _EDGE = 720
 
@@ -42,12 +44,14 @@ def attention_rollout(encoder: VisionTransformer, pixels: Tensor) -> NDArray[np.
     """
     hidden = encoder.forward_until(pixels, 0)
     made_of = torch.eye(hidden.shape[1])
-    for index, block in enumerate(encoder.blocks):
+    blocks = cast("Iterable[Block]", encoder.blocks)
+    for index, block in enumerate(blocks):
         if encoder.merge is not None and index == encoder.config.merge_after:
             hidden = encoder.merge(hidden)
             made_of = _merging(made_of.shape[0]) @ made_of
-        query, key, _ = block.attn.qkv(block.norm1(hidden)).chunk(3, dim=-1)
-        heads = block.attn.heads
+        attention = cast("SelfAttention", block.attn)
+        query, key, _ = attention.qkv(block.norm1(hidden)).chunk(3, dim=-1)
+        heads = attention.heads
         weights = attention_weights(split_heads(query, heads), split_heads(key, heads))[0].mean(dim=0)
         made_of = (0.5 * weights + 0.5 * torch.eye(len(weights))) @ made_of
         hidden = block(hidden)

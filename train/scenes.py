@@ -37,7 +37,7 @@ BOXES_FILE = "boxes.json"
 _SMALLEST, _LARGEST = 0.34, 0.46  # edge of a shape, as a share of the picture's
 _OVERSAMPLING = 4
 _PLACES_TRIED = 200
-_ARM = 1 / 3  # of a cross: where its arms begin
+_ARM = 0.3  # of a cross: where its arms begin
 # Corners in a box of 1 x 1.
 _CORNERS: dict[str, list[tuple[float, float]]] = {
     "square": [(0, 0), (1, 0), (1, 1), (0, 1)],
@@ -86,7 +86,8 @@ class Scene:
     pixels: NDArray[np.uint8]
     """uint8 (size, size, 3), RGB."""
     shapes: tuple[Shape, ...]
-    """From left to right; no two are of the same kind, none touches another."""
+    """In the alphabet's order, which a mirror does not change; no two are of the same kind, none touches
+    another."""
 
     @property
     def captions(self) -> tuple[str, ...]:
@@ -98,7 +99,7 @@ class Scene:
         return " and ".join(named), f"there is {' next to '.join(named)}"
 
 
-def make_scene(seed: int, size: int = 64, most_shapes: int = 2) -> Scene:
+def make_scene(seed: int, size: int = 32, most_shapes: int = 2) -> Scene:
     """Draw one scene.
 
     Args:
@@ -111,7 +112,7 @@ def make_scene(seed: int, size: int = 64, most_shapes: int = 2) -> Scene:
     kinds = random.permutation(SHAPES)[: random.integers(1, most_shapes + 1)]
     for kind in kinds:
         shapes += _place(random, str(kind), shapes, size)
-    shapes.sort(key=lambda shape: shape.left + shape.size / 2)
+    shapes.sort(key=lambda shape: shape.kind)
     grey = random.uniform(90, 200, 3) * 0.3 + random.uniform(90, 200) * 0.7
     picture = Image.new("RGB", (size * _OVERSAMPLING,) * 2, tuple(int(value) for value in grey))
     for shape in shapes:
@@ -124,7 +125,7 @@ def make_scene(seed: int, size: int = 64, most_shapes: int = 2) -> Scene:
 
 
 def _place(random: np.random.Generator, kind: str, others: list[Shape], size: int) -> list[Shape]:
-    """A shape that touches no other and stands clearly left or right of it; none where there is no room."""
+    """A shape that stands clearly left or right of all others; none where there is no room."""
     for _ in range(_PLACES_TRIED):
         edge = int(random.integers(round(_SMALLEST * size), round(_LARGEST * size) + 1))
         left, top = (int(random.integers(1, size - edge)) for _ in range(2))
@@ -134,7 +135,7 @@ def _place(random: np.random.Generator, kind: str, others: list[Shape], size: in
     return []
 
 
-def write_scenes(folder: Path, splits: dict[str, int], seed: int = 0, size: int = 64) -> Path:
+def write_scenes(folder: Path, splits: dict[str, int], seed: int = 0, size: int = 32) -> Path:
     """Write a data set of scenes: PNG files, `captions.jsonl` with splits, and `boxes.json`.
 
     Args:
@@ -153,7 +154,9 @@ def write_scenes(folder: Path, splits: dict[str, int], seed: int = 0, size: int 
         raise ConfigError(["expected a new folder, or one with scenes to replace"], path=folder)
     folder.mkdir(parents=True, exist_ok=True)
     names = [split for split, count in splits.items() for _ in range(count)]
-    lines, images, boxes = [], [], []
+    lines: list[str] = []
+    images: list[dict[str, object]] = []
+    boxes: list[dict[str, object]] = []
     for number, split in enumerate(names):
         scene, name = make_scene(seed + number, size), f"{number:05d}.png"
         Image.fromarray(scene.pixels).save(folder / name)

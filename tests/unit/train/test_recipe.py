@@ -225,3 +225,16 @@ def test_a_base_that_is_none(tmp_path: Path, base: str, expected: str) -> None:
     above.write_text(f"base = {base}\n", encoding="utf-8")
     with pytest.raises(ConfigError, match=expected):
         load_recipe(above)
+
+
+@pytest.mark.parametrize("table", [None, [], "name", 7])
+def test_what_is_no_table_at_all(table: object) -> None:
+    """A damaged checkpoint may hold this: it was an AttributeError before."""
+    with pytest.raises(ConfigError, match="recipe: expected an object"):
+        recipe_from_table(table)
+
+
+@pytest.mark.parametrize("table", [{"data": None}, {"stages": None}, {"stages": [None]}, {"encoder": []}])
+def test_sections_that_are_no_tables(table: object) -> None:
+    with pytest.raises(ConfigError, match=r"expected|lacks"):
+        recipe_from_table(table)
