@@ -11,7 +11,7 @@ PYTHON ?= python3
 DEMO_VENV := .venv-demo
 TEST_VENV := .venv
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
-PYTEST_ARGS ?=
+PYTEST_ARGS ?= --numprocesses=auto --maxprocesses=4
 
 # A set MAKEFLAGS -j must not build two environments' editable installs at once: both write kiloword.egg-info.
 .NOTPARALLEL:
@@ -22,7 +22,7 @@ demo: $(DEMO_VENV)/installed
 	$(DEMO_VENV)/bin/python cli.py caption examples/photos --format table
 
 test: $(TEST_VENV)/installed
-	$(TEST_VENV)/bin/python -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(TEST_VENV)/bin/python -m pytest $(PYTEST_ARGS)
 
 lint: $(TEST_VENV)/installed
 	$(TEST_VENV)/bin/ruff check .
