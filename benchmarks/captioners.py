@@ -2,7 +2,8 @@
 
 All learn from Flickr8k's training photos by one short schedule with their published encoder weights frozen;
 all are scored on its test photos. What is finished is skipped, so the command can be stopped and started
-again. `build/captioners/` holds the runs and bundles.
+again; only the times for a photo are measured each time, of all of them together at the end.
+`build/captioners/` holds the runs and bundles.
 """
 
 from __future__ import annotations
@@ -50,7 +51,6 @@ def row_of(
     limit: int | None,
     num_beams: int,
     tokenizer: Any,
-    timed_photos: int = _TIMED_PHOTOS,
 ) -> dict[str, Any]:
     """One captioner's row; what an earlier start finished is not done again.
 
@@ -61,7 +61,6 @@ def row_of(
         limit: Score only the first photos of the test part; None for all.
         num_beams: Beams for the scores.
         tokenizer: For the scores, `java` for the reference.
-        timed_photos: How many photos are timed, one by one.
     """
     choices = {"recipe": recipe.digest(), "limit": limit, "num_beams": num_beams, "tokenizer": tokenizer}
     key = hashlib.sha256(json.dumps(choices, sort_keys=True).encode()).hexdigest()[:12]
@@ -74,9 +73,7 @@ def row_of(
     row = {"name": recipe.name, **_trained(recipe, run)}
     records = load_records(data / "flickr8k", "test").records[:limit]
     for precision, bundle in _bundles(run).items():
-        row[precision] = _scored(bundle, records, num_beams, tokenizer) | _timed(
-            bundle, records[:timed_photos]
-        )
+        row[precision] = _scored(bundle, records, num_beams, tokenizer)
     with write_atomically(finished) as file:
         json.dump(row, file, indent=1)
     return row
@@ -123,22 +120,37 @@ def _scored(bundle: Path, records: Sequence[CaptionRecord], num_beams: int, toke
     }
 
 
-def _timed(bundle: Path, records: Sequence[CaptionRecord]) -> dict[str, float]:
-    """Median milliseconds of a greedy caption and of one of its tokens, photo by photo on one thread."""
-    loaded = load_bundle(bundle)
-    manifest, sessions = loaded.manifest, load_sessions(loaded, "cpu", threads=1)
-    settings = GenerationSettings(num_beams=1, max_new_tokens=manifest.generation.max_new_tokens)
-    photos_ms, tokens_ms = [], []
-    for record in records:
-        pixels = load_image(record.image, manifest.image)[None]
-        started = time.perf_counter()
-        encoded = sessions.encoder.encode(pixels)
-        encoded_at = time.perf_counter()
-        (found,) = generate(sessions.decoder, encoded, manifest.tokens, settings)
-        ended = time.perf_counter()
-        photos_ms.append(1000 * (ended - started))
-        tokens_ms.append(1000 * (ended - encoded_at) / max(1, len(found.token_ids)))
-    return {"ms_per_photo": round(median(photos_ms), 2), "ms_per_token": round(median(tokens_ms), 3)}
+def time_together(
+    bundles: Sequence[Path], photos: Sequence[Path], threads: int = 1
+) -> list[dict[str, float]]:
+    """Median milliseconds of a greedy caption and of one of its tokens; each photo goes through all bundles.
+
+    Args:
+        bundles: What is timed.
+        photos: Each is captioned by itself; the first one is not counted.
+        threads: Of each session.
+    """
+    opened = []
+    for bundle in map(load_bundle, bundles):
+        settings = GenerationSettings(num_beams=1, max_new_tokens=bundle.manifest.generation.max_new_tokens)
+        opened.append((bundle.manifest, load_sessions(bundle, "cpu", threads=threads), settings))
+    times: list[list[tuple[float, float]]] = [[] for _ in bundles]
+    for photo in photos:
+        for (manifest, sessions, settings), mine in zip(opened, times, strict=True):
+            pixels = load_image(photo, manifest.image)[None]
+            started = time.perf_counter()
+            encoded = sessions.encoder.encode(pixels)
+            encoded_at = time.perf_counter()
+            (found,) = generate(sessions.decoder, encoded, manifest.tokens, settings)
+            ended = time.perf_counter()
+            mine.append((ended - started, (ended - encoded_at) / max(1, len(found.token_ids))))
+    return [
+        {
+            "ms_per_photo": round(1000 * median(photo for photo, _ in mine[1:]), 2),
+            "ms_per_token": round(1000 * median(token for _, token in mine[1:]), 3),
+        }
+        for mine in times
+    ]
 
 
 def as_table(rows: Sequence[dict[str, Any]]) -> str:
@@ -171,14 +183,24 @@ def main(
     output: Path | None,
 ) -> None:
     """Train and compare the captioners of the table."""
-    rows = []
+    rows, bundles = [], []
     try:
         for name in names:
             recipe = load_recipe(name, [f"data.root={json.dumps(str(data))}", *overrides])
             rows.append(
                 row_of(recipe, work / name, data, limit=limit, num_beams=num_beams, tokenizer=tokenizer)
             )
-            click.echo(as_table(rows[-1:]))
+            bundles.append(_bundles(work / name / recipe.digest()))
+            click.echo(f"{name}: {json.dumps(rows[-1])}", err=True)
+        photos = [record.image for record in load_records(data / "flickr8k", "test").records]
+        kinds = [
+            (row, kind, bundle)
+            for row, mine in zip(rows, bundles, strict=True)
+            for kind, bundle in mine.items()
+        ]
+        times = time_together([bundle for _, _, bundle in kinds], photos[:_TIMED_PHOTOS])
+        for (row, kind, _), measured in zip(kinds, times, strict=True):
+            row[kind] |= measured
     except KilowordError as error:
         raise click.ClickException(str(error)) from error
     click.echo(as_table(rows))
