@@ -54,6 +54,8 @@ _log = logging.getLogger("kiloword")
         "  kiloword caption cat.jpg --prefer person --avoid-words guy,dude",
         "  kiloword caption holidays/ -o captions.jsonl --retry-failed",
         "  kiloword caption holidays/ --sidecar xmp --gallery holidays.html",
+        "  kiloword caption train-0001.tar -o captions.jsonl",
+        "  kiloword caption s3://bucket/photos/ --engine ray -o s3://bucket/captions/",
         "  find . -name '*.png' | kiloword caption - --format csv",
     )
 )
@@ -80,6 +82,11 @@ _log = logging.getLogger("kiloword")
     help="Remember in this file what was done.  [default: OUTPUT.journal with -o, "
     "FOLDER/.kiloword.journal with a sidecar or --embed, GALLERY.journal with a gallery, none otherwise]",
 )  # fmt: skip
+@click.option(
+    "--engine", type=click.Choice(("local", "ray")), default="local", show_default=True,
+    help="ray: a cluster, or all processors of this machine; -o then names a folder for Parquet files.",
+)  # fmt: skip
+@click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Sessions of --engine ray.")
 @click.option("--redo", is_flag=True, help="Do photos again that are done already.")
 @click.option("--retry-failed", is_flag=True, help="Do photos again that failed.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done and how long it would take.")
@@ -99,6 +106,8 @@ def caption(
     gallery: str | None,
     bom: bool,
     state: str | None,
+    engine: str,
+    workers: int | None,
     redo: bool,
     retry_failed: bool,
     dry_run: bool,
@@ -122,6 +131,9 @@ def caption(
     and only photos that are new or changed, or were captioned by another bundle or with other settings, are
     done.
     """
+    if engine == "ray":
+        _caption_on_cluster(paths, output, bundle, workers, threads, batch_size, num_beams, max_new_tokens)
+        return
     from kiloword.runtime.captioner import Captioner
     from kiloword.runtime.folder_run import FolderRun, default_state
     from kiloword.runtime.folders import expand_paths, names_one_photo
@@ -173,6 +185,39 @@ def caption(
         return
     end = _run(captioner, paths, run, options, output)
     _say_how_it_ended(end, run)
+
+
+# What would be ignored on a cluster, and is therefore refused.
+_LOCAL_ONLY = (
+    *("format_name", "sidecars", "embed", "gallery", "bom", "state", "redo", "retry_failed", "dry_run"),
+    *("min_confidence", "avoid_words", "prefer"),
+)
+
+
+def _caption_on_cluster(
+    paths: tuple[str, ...],
+    output: str | None,
+    bundle: str | None,
+    workers: int | None,
+    threads: int | None,
+    batch_size: int,
+    num_beams: int | None,
+    max_new_tokens: int | None,
+) -> None:
+    from kiloword.runtime.ray_engine import RayOptions, caption_on_cluster
+
+    context = click.get_current_context()
+    given = [name for name in _LOCAL_ONLY if context.params[name]]
+    options = [parameter.opts[0] for parameter in context.command.params if parameter.name in given]
+    if options:
+        raise click.UsageError(f"--engine ray does not take {', '.join(options)}")
+    if output is None:
+        raise click.UsageError("--engine ray needs -o FOLDER, for the captions as Parquet files")
+    settings = RayOptions(bundle, workers, threads or 1, batch_size, num_beams, max_new_tokens)
+    counts = caption_on_cluster(paths, output, settings)
+    if counts.failed:
+        _log.error("%d of %d failed", counts.failed, counts.photos)
+        sys.exit(EXIT_FAILED)
 
 
 def _sinks(sidecars: tuple[str, ...], embed: bool) -> list[Sink]:

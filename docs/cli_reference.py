@@ -31,6 +31,7 @@ INTRODUCTION = """\
 What `caption` takes for a photo: a file that is named is tried whatever it is called; in a folder and
 behind a glob it is what ends in jpg, jpeg, jpe, jfif, png, webp, avif, gif, tif, tiff, bmp, heic or heif,
 or in cr2, cr3, nef, arw, dng, raf, rw2, pef or srw: of a RAW file the JPEG in it is captioned (PHOTOS.md).
+Of a tar or Parquet file that is named, the photos in it are taken (SCALING.md).
 Folders are walked in the order of names, hidden files and folders are skipped, links are followed and no
 folder is entered twice. A path on stdin is taken literally, never as a glob.
 

@@ -12,6 +12,7 @@ from kiloword.runtime.errors import ImageError
 from kiloword.runtime.journal import Journal, work_of
 from kiloword.runtime.pipeline import Pipeline, PipelineOptions
 from kiloword.runtime.progress import duration
+from kiloword.runtime.reading import stat_of
 
 if TYPE_CHECKING:
     from kiloword.runtime.captioner import Captioner
@@ -114,7 +115,7 @@ def _count(plan: RunPlan, journal: Journal | None, photo: str | ImageError, run:
 
 def _known(journal: Journal, photo: str) -> tuple[bytes, Outcome | None] | None:
     try:
-        return journal.unchanged(photo, os.stat(photo))
+        return journal.unchanged(photo, stat_of(photo))
     except (OSError, ValueError):  # a run would say what is wrong
         return None
 

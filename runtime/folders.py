@@ -15,6 +15,7 @@ from io import FileIO
 from typing import BinaryIO
 
 from kiloword.runtime.errors import ImageError
+from kiloword.runtime.shards import is_shard_name, walk_shard
 
 PHOTO_SUFFIXES = frozenset(
     (
@@ -58,7 +59,7 @@ def expand_paths(
     each folder's own photos before those of its subfolders; hidden files and folders are skipped and links
     are followed, though no folder is entered twice. A glob (for shells that leave it alone, and for quoted
     ones) gives its matches as if it were a folder. `-` gives the paths on `stdin`, one per line, as they
-    arrive.
+    arrive. A tar or Parquet file that is named or matched gives the photos in it (`runtime.shards`).
 
     Args:
         arguments: Paths, globs, or `-`.
@@ -78,7 +79,7 @@ def names_one_photo(arguments: Sequence[str]) -> bool:
     """Whether the arguments can only mean a single photo: one file, no folder, no glob, not stdin."""
     if len(arguments) != 1 or arguments[0] == STDIN:
         return False
-    return not os.path.isdir(arguments[0]) and not _is_glob(arguments[0])
+    return not os.path.isdir(arguments[0]) and not _is_glob(arguments[0]) and not is_shard_name(arguments[0])
 
 
 def raw_stdin() -> BinaryIO | FileIO:
@@ -97,6 +98,8 @@ def is_photo_name(name: str) -> bool:
 def _expand_argument(argument: str) -> Iterator[str | ImageError]:
     if os.path.isdir(argument):
         yield from _photos_or_error(argument, walk_photos(argument), "no photos in this folder")
+    elif is_shard_name(argument) and os.path.isfile(argument):
+        yield from _photos_or_error(argument, walk_shard(argument), "no photos in this shard")
     elif _is_glob(argument):
         yield from _photos_or_error(argument, _expand_glob(argument), "no photos match this pattern")
     else:
@@ -190,6 +193,8 @@ def _expand_glob(pattern: str) -> Iterator[str | ImageError]:
         if os.path.isdir(match):
             if walk_matches:
                 yield from walk_photos(match)
+        elif is_shard_name(match):
+            yield from walk_shard(match)
         elif is_photo_name(os.path.basename(match)):
             yield match
 

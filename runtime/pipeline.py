@@ -10,7 +10,6 @@ threads within a product wait for each other: see docs/FOLDERS.md for what was m
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -23,7 +22,7 @@ from kiloword.runtime.copies import Claim, Copies, Settled, Task
 from kiloword.runtime.errors import ImageError, KilowordError
 from kiloword.runtime.flow import Flow, FlowLimits
 from kiloword.runtime.outputs import CaptionRow, Outcome
-from kiloword.runtime.reading import PhotoFile, read_photo
+from kiloword.runtime.reading import PhotoFile, read_photo, stat_of
 from kiloword.runtime.results import Done, InOrder
 from kiloword.runtime.threads import available_cpus
 
@@ -226,7 +225,7 @@ class Pipeline:
         if not journal.list_photo(position, photo):
             return None
         try:
-            stat = os.stat(photo)
+            stat = stat_of(photo)
         except (OSError, ValueError):  # the reader says what is wrong
             stat = None
         known = None if stat is None else self._unchanged(journal, photo, stat)

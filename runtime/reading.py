@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from kiloword.runtime.errors import ImageError
 from kiloword.runtime.hashing import content_hash, new_hasher
 from kiloword.runtime.images import Photo, load_photo
+from kiloword.runtime.shards import PackedPhoto
 
 if TYPE_CHECKING:
     from kiloword.runtime.manifest import ImageSpec
@@ -54,11 +55,14 @@ class PhotoFile:
 
 
 def read_photo(path: str) -> PhotoFile:
-    """Read a file and hash it; one that changes meanwhile is read again a little later.
+    """Read a file or a photo in a shard, and hash it; a file that changes meanwhile is read again.
 
     Raises:
         ImageError: It is missing, cannot be read, or does not stop changing.
     """
+    if isinstance(path, PackedPhoto):
+        data = path.read()
+        return PhotoFile(path, content_hash(data), stat_of(path), data)
     for attempt in range(_ATTEMPTS):
         if attempt:
             time.sleep(_SETTLE_S)
@@ -68,8 +72,19 @@ def read_photo(path: str) -> PhotoFile:
     raise _changing(path)
 
 
+def stat_of(path: str) -> os.stat_result:
+    """By what it is told whether a photo has changed: its file's size and time, or its shard's.
+
+    Raises:
+        OSError: The file is not there.
+        ValueError: The path holds a null byte.
+    """
+    return os.stat(path.shard if isinstance(path, PackedPhoto) else path)
+
+
 def _read_once(path: str) -> PhotoFile | None:
     """Read a file; None if it changed meanwhile."""
+    data: bytes | None
     try:
         with open(path, "rb") as stream:
             before = os.fstat(stream.fileno())

@@ -113,7 +113,7 @@ def test_imports_go_one_way(path: Path) -> None:
 
 def test_optional_packages_are_imported_inside_functions_only() -> None:
     """`kiloword --help` and `import kiloword` must work and be quick where extras are absent."""
-    optional = BANNED_IN_RUNTIME | {"cv2", "pillow_heif"}
+    optional = BANNED_IN_RUNTIME | {"cv2", "pillow_heif", "pyarrow", "ray"}
     files = [path for path in layer_files() if layer_of(path) in {"runtime", "__init__", "commands", "cli"}]
     eager = {
         str(path): found

@@ -1,0 +1,160 @@
+"""Captions by Ray on this machine, with two workers: the local engine's rows, also where a worker is lost."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kiloword import Captioner
+from kiloword.runtime.folders import expand_paths
+from kiloword.runtime.outputs import row_fields
+from kiloword.runtime.pipeline import caption_photos
+from tests import hostile
+from tests.bundles import make_tiny_bundle
+from tests.unit.runtime.test_shards import make_tar
+
+ray = pytest.importorskip("ray", reason="the extra [ray] is not installed")
+parquet = pytest.importorskip("pyarrow.parquet")
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform == "win32", reason="POSIX processes"),
+    # Ray's own, while it starts and ends.
+    pytest.mark.filterwarnings("ignore"),
+]
+
+PHOTOS = 24
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_bundle(tmp_path_factory.mktemp("bundle")).directory
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """A folder with photos, among them broken ones, and a shard."""
+    folder = tmp_path_factory.mktemp("photos")
+    for number in range(PHOTOS):
+        photo = hostile.jpeg(hostile.scene(60 + number, 50))
+        (folder / f"{number:03}.jpg").write_bytes(photo)
+    (folder / "cut.jpg").write_bytes(hostile.jpeg(hostile.scene(320, 240))[:9000])
+    (folder / "empty.jpg").touch()
+    (folder / "text.png").write_text("no picture")
+    shard = make_tar(tmp_path_factory.mktemp("shards") / "train.tar")
+    return [str(folder), str(shard)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Any:
+    """Two processors, so two workers."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["PYTHONPATH"] = os.pathsep.join([path for path in sys.path if path])
+    ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False, logging_level="error")
+    yield
+    ray.shutdown()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Ray leaves its processes to the garbage collector
+        gc.collect()
+
+
+def options(bundle: Path) -> Any:
+    from kiloword.runtime.ray_engine import RayOptions
+
+    return RayOptions(str(bundle), workers=2, threads=1, batch_size=4)
+
+
+def rows_of(folder: Path) -> dict[str, dict[str, Any]]:
+    rows = parquet.read_table(folder).to_pylist()
+    by_path = {row["path"]: row for row in rows}
+    assert len(by_path) == len(rows), "a photo was captioned twice"
+    return by_path
+
+
+def same(found: dict[str, Any], expected: dict[str, Any]) -> bool:
+    """Equal but for the time it took; the confidence as far as another batch changes float sums."""
+    names = ("caption", "error", "warning", "bundle", "reliable")
+    equal = all(found.get(name) == expected.get(name) for name in names)
+    confidences = (found.get("confidence") or 0.0) - (expected.get("confidence") or 0.0)
+    return equal and abs(confidences) < 1e-3
+
+
+def local_rows(bundle: Path, inputs: list[str]) -> dict[str, dict[str, Any]]:
+    with Captioner.load(bundle, provider="cpu", threads=1) as captioner:
+        rows = caption_photos(captioner, expand_paths(inputs), batch_size=4, threads=1)
+        return {row.path: row_fields(row) for row in rows}
+
+
+def check(found: dict[str, dict[str, Any]], expected: dict[str, dict[str, Any]]) -> None:
+    assert found.keys() == expected.keys()
+    assert [path for path in found if not same(found[path], expected[path])] == []
+
+
+def test_the_rows_are_those_of_the_local_engine(bundle: Path, inputs: list[str], tmp_path: Path) -> None:
+    from kiloword.runtime.ray_engine import caption_on_cluster
+
+    counts = caption_on_cluster(inputs, str(tmp_path / "captions"), options(bundle))
+    expected = local_rows(bundle, inputs)
+    check(rows_of(tmp_path / "captions"), expected)
+    assert (counts.photos, counts.failed) == (len(expected), 2)
+
+
+def test_urls_are_read_by_the_workers(bundle: Path, inputs: list[str], tmp_path: Path) -> None:
+    """`file://` here as `s3://` elsewhere: the same captions, by the photos' paths."""
+    from kiloword.runtime.ray_engine import caption_on_cluster
+
+    caption_on_cluster([f"file://{inputs[0]}"], str(tmp_path / "captions"), options(bundle))
+    expected = local_rows(bundle, inputs[:1])
+    found = rows_of(tmp_path / "captions")
+    assert {os.path.basename(path) for path in found} == {os.path.basename(path) for path in expected}
+    by_name = {os.path.basename(path): row.get("caption") for path, row in expected.items()}
+    assert {os.path.basename(path): row["caption"] for path, row in found.items()} == by_name
+
+
+def workers() -> list[int]:
+    """Processes of Ray that caption, as the system names them."""
+    listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
+    lines = (line.split(None, 1) for line in listed.splitlines())
+    return [int(pid) for pid, name in lines if name.startswith("ray::MapWorker(MapBatches(BlockCaptioner")]
+
+
+def kill_a_worker_soon(killed: list[int]) -> None:
+    deadline = time.monotonic() + 60
+    while not killed and time.monotonic() < deadline:
+        for pid in workers()[:1]:
+            os.kill(pid, signal.SIGKILL)
+            killed.append(pid)
+        time.sleep(0.02)
+
+
+def test_a_killed_worker_costs_its_batch_only(bundle: Path, inputs: list[str], tmp_path: Path) -> None:
+    """Killed as soon as there is one; at the end each photo has its row, once."""
+    from kiloword.runtime.ray_engine import caption_on_cluster
+
+    killed: list[int] = []
+    killer = threading.Thread(target=kill_a_worker_soon, args=(killed,))
+    killer.start()
+    caption_on_cluster(inputs, str(tmp_path / "captions"), options(bundle))
+    killer.join()
+    assert killed
+    check(rows_of(tmp_path / "captions"), local_rows(bundle, inputs))
+
+
+def test_an_output_that_is_there_is_refused(bundle: Path, inputs: list[str], tmp_path: Path) -> None:
+    from kiloword import ConfigError
+    from kiloword.runtime.ray_engine import caption_on_cluster
+
+    (tmp_path / "x").touch()
+    with pytest.raises(ConfigError, match="would mix"):
+        caption_on_cluster(inputs, str(tmp_path), options(bundle))
