@@ -27,6 +27,8 @@ from kiloword.runtime.results import Done, InOrder
 from kiloword.runtime.threads import available_cpus
 
 if TYPE_CHECKING:
+    import os
+
     from numpy.typing import NDArray
 
     from kiloword.runtime.captioner import Captioner
