@@ -33,19 +33,15 @@ _DEFAULT_MAX_FPS = 5.0  # runtime.live.MAX_FPS, whose module must not be loaded 
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
 
 
-class _Duration(click.ParamType):
-    """`500ms`, `1s`, `2m`, or a number of seconds."""
-
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        if isinstance(value, float):
-            return value
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|)", str(value).strip())
-        seconds = float(match[1]) * _UNITS_S[match[2]] if match else 0.0
-        if seconds <= 0:
-            self.fail(f"{value!r} is no time such as 500ms, 1s or 2m", param, ctx)
-        return seconds
+def _seconds(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> float | None:
+    """`500ms`, `1s`, `2m` or a number of seconds as seconds."""
+    if value is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|)", value.strip())
+    seconds = float(match[1]) * _UNITS_S[match[2]] if match else 0.0
+    if seconds <= 0:
+        raise click.BadParameter(f"{value!r} is no time such as 500ms, 1s or 2m")
+    return seconds
 
 
 @dataclass(frozen=True)
@@ -67,8 +63,8 @@ class _Options:
 
 @click.command(
     epilog=as_written(
-        "Keys in the window: space pause, s save the photo with its caption, b more beams or one, f full",
-        "screen, h help, q quit.",
+        "Keys in the window: space pause, s save the photo with its caption, a where the model looked,",
+        "b more beams or one, f full screen, h help, q quit.",
         "",
         "Examples:",
         "  kiloword webcam",
@@ -91,7 +87,7 @@ class _Options:
     metavar="N", help="Captions a second at most; while nothing changes there are none.",
 )  # fmt: skip
 @click.option(
-    "--every", "every_s", type=_Duration(), metavar="TIME",
+    "--every", "every_s", callback=_seconds, metavar="TIME",
     help="Caption a video file or a folder at its own time, one look each TIME (500ms, 1s, 2m), as fast as it"
     " goes and without a window.",
 )  # fmt: skip

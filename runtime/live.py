@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 from kiloword.runtime.errors import KilowordError
 from kiloword.runtime.images import load_image
 from kiloword.runtime.newest import Frame, NewestFrame
+from kiloword.runtime.overlays import part_seen
 from kiloword.runtime.scene import Pace, SceneGate
 from kiloword.runtime.stabilise import Stabiliser
 
@@ -78,6 +79,10 @@ class LiveState:
     """How many hypotheses the captions are chosen from."""
     paused: bool
     """Whether the picture stands still."""
+    seen: tuple[float, float, float, float]
+    """The part of the picture that the encoder sees: left, top, width and height, as shares of it."""
+    attention: bool
+    """Whether to show where the model looked."""
 
 
 class Command(Enum):
@@ -87,6 +92,7 @@ class Command(Enum):
     PAUSE = "pause"
     SAVE = "save"
     BEAMS = "beams"
+    ATTENTION = "attention"
 
 
 class LiveView(Protocol):
@@ -129,6 +135,7 @@ class LiveSession:
         self._gate, self._pace, self._stabiliser = SceneGate(), Pace(max_fps), Stabiliser()
         self._captioned_scene: int | None = None
         self._again = False
+        self._attention = False
         self._growing = ""
         self._live: LiveCaption | None = None
         self._changed_at = time.monotonic()
@@ -172,6 +179,8 @@ class LiveSession:
             provider=self._captioner.provider,
             num_beams=self._beams[0],
             paused=self._newest.paused,
+            seen=self._part_seen(),
+            attention=self._attention,
         )
 
     def obey(self, command: Command) -> None:
@@ -180,14 +189,36 @@ class LiveSession:
             self._newest.pause(not self._newest.paused)
         elif command is Command.BEAMS:
             self._beams = (self._beams[1], self._beams[0])
-            self._again = True
+            self._ask_again()
             self.say(f"{self._beams[0]} beam{'' if self._beams[0] == 1 else 's'}")
+        elif command is Command.ATTENTION:
+            self._toggle_attention()
         elif command is Command.SAVE:
             self._save_photo()
 
     def say(self, note: str, seconds: float = 3.0) -> None:
         """Let the window show a short note."""
         self._note, self._note_until = note, time.monotonic() + seconds
+
+    def _toggle_attention(self) -> None:
+        if self._captioner.bundle.manifest.attention is None:
+            self.say("this bundle cannot say where it looked")
+            return
+        self._attention = not self._attention
+        if self._attention:
+            self._ask_again()
+
+    def _ask_again(self) -> None:
+        """Caption what is on show once more, even while the picture stands still."""
+        self._again = True
+        self._newest.repeat()
+
+    def _part_seen(self) -> tuple[float, float, float, float]:
+        frame = self._newest.latest()
+        if frame is None:
+            return 0.0, 0.0, 1.0, 1.0
+        height, width = frame.bgr.shape[:2]
+        return part_seen((width, height), self._captioner.bundle.manifest.image)
 
     def _save_photo(self) -> None:
         frame = self._newest.latest()
@@ -254,7 +285,9 @@ class LiveSession:
 
         start = time.perf_counter()
         pixels = load_image(frame.rgb, self._captioner.bundle.manifest.image)
-        (caption,) = self._captioner.caption_pixels(pixels[None], num_beams=self._beams[0], on_text=on_text)
+        (caption,) = self._captioner.caption_pixels(
+            pixels[None], num_beams=self._beams[0], attention=self._attention, on_text=on_text
+        )
         return replace(caption, latency_ms=1000 * (time.perf_counter() - start))
 
     def _scene_is_gone(self, frame: Frame) -> bool:

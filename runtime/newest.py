@@ -88,6 +88,7 @@ class NewestFrame:
         self._scene = 0
         self._error: Exception | None = None
         self._ended = False
+        self._repeats = False
         self._trouble = ""
         self._times: deque[float] = deque(maxlen=_RATE_WINDOW)
         self._started_at = 0.0
@@ -152,6 +153,12 @@ class NewestFrame:
         """The newest frame at once; None before the first."""
         return self._newest
 
+    def repeat(self) -> None:
+        """Hand out the newest frame once more: what is wanted of it has changed, and it may be the last."""
+        with self._changed:
+            self._repeats = True
+            self._changed.notify_all()
+
     def wait_newer(self, index: int) -> Frame | None:
         """Wait for a frame that is newer than the one with this index.
 
@@ -159,13 +166,14 @@ class NewestFrame:
             index: That of the last frame that was used; -1 for none yet.
 
         Returns:
-            The newest frame there is then, or None when the video has ended.
+            The newest frame there is then, or the same again after `repeat`; None when the video has ended.
 
         Raises:
             CameraError: The source gave no frame at all.
         """
         self._wait_until(lambda: self._ended or self._is_newer(index), None)
         if self._is_newer(index):
+            self._repeats = False
             return self._newest
         if self._error is not None:
             raise self._error
@@ -176,7 +184,7 @@ class NewestFrame:
         self._wait_until(lambda: self._ended or self._scene != scene, timeout_s)
 
     def _is_newer(self, index: int) -> bool:
-        return self._newest is not None and self._newest.index > index
+        return self._newest is not None and (self._repeats or self._newest.index > index)
 
     def _wait_until(self, done: Callable[[], bool], timeout_s: float | None) -> None:
         until = None if timeout_s is None else time.monotonic() + timeout_s

@@ -14,7 +14,9 @@ from kiloword.runtime.errors import CameraError
 from kiloword.runtime.fonts import FontSet, shorten, wrap
 from kiloword.runtime.live import Command, LiveState
 from kiloword.runtime.overlay import WHITE, Colour, at_most, text_panel
+from kiloword.runtime.overlays import lay_over
 from kiloword.runtime.scene import largest_change
+from kiloword.runtime.stabilise import content_words
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,16 +29,25 @@ _IDLE_POLL_MS = 40  # how long a key waits while nothing moves
 _IDLE_REDRAW_S = 0.5
 _STILL_LEVELS = 3.0  # what moves less than this is the sensor's noise and need not be drawn 30 times a second
 _ESCAPE = 27
-_FIRST_WIDTH, _FIRST_PICTURE_HEIGHT = 640, 720
+_WORD_S = 0.8  # how long each word's attention is shown
+_LIT_WIDTH = 640
+_FIRST_WIDTH, _FIRST_PICTURE_HEIGHT = 640, 540  # with its panel it fits a screen of 768 rows
 _LEAST_WIDTH, _LEAST_HEIGHT = 240, 180
 _BACKGROUND: Colour = (24, 24, 24)
 _GREY: Colour = (170, 170, 170)
 _AMBER: Colour = (255, 190, 90)
 _CAPTION_LINES = 2
-_COMMANDS = {ord("q"): Command.QUIT, ord(" "): Command.PAUSE, ord("s"): Command.SAVE, ord("b"): Command.BEAMS}
+_COMMANDS = {
+    ord("q"): Command.QUIT,
+    ord(" "): Command.PAUSE,
+    ord("s"): Command.SAVE,
+    ord("b"): Command.BEAMS,
+    ord("a"): Command.ATTENTION,
+}
 _HELP = (
     "space   pause and go on",
     "s   save the photo with its caption",
+    "a   where the model looked, word by word",
     "b   more beams, or one",
     "f   full screen",
     "h   this help",
@@ -113,11 +124,27 @@ class CaptionWindow:
             return False
         self._drawn, self._drawn_frame, self._drawn_at = drawn, frame, now
         panel = self._panel.draw(lines, size)
-        picture = fit(self._cv2, frame.bgr, (size[0], size[1] - panel.shape[0]))
+        bgr = self._lit(frame.bgr, state) if state.attention else frame.bgr
+        picture = fit(self._cv2, bgr, (size[0], size[1] - panel.shape[0]))
         if self._help:
             _lay_over(picture, _help_panel(size[0]))
         self._cv2.imshow(_TITLE, np.concatenate([picture, panel[:, :, ::-1]], axis=0))
         return moved
+
+    def _lit(self, bgr: NDArray[np.uint8], state: LiveState) -> NDArray[np.uint8]:
+        """The picture, lit where the model looked for the word whose turn it is."""
+        looked = looked_at(state)
+        if looked is None:
+            return bgr
+        scale = min(1.0, _LIT_WIDTH / bgr.shape[1])  # the map is coarse, and a large picture takes too long
+        small = self._cv2.resize(bgr, None, fx=scale, fy=scale, interpolation=self._cv2.INTER_AREA)
+        height, width = small.shape[:2]
+        left, top = round(state.seen[0] * width), round(state.seen[1] * height)
+        right, bottom = left + round(state.seen[2] * width), top + round(state.seen[3] * height)
+        lit: NDArray[np.uint8] = small // 3  # what lies outside was not seen at all
+        part = lay_over(small[top:bottom, left:right, ::-1], looked[1])
+        lit[top:bottom, left:right] = part[:, :, ::-1]
+        return lit
 
     def _size(self, frame: Frame) -> tuple[int, int]:
         """Width and height to draw: the window's, or at first the frame's own, within reason."""
@@ -241,8 +268,24 @@ def facts_of(state: LiveState) -> str:
     return facts if state.unchanged_s < 1 else f"{facts}   unchanged for {state.unchanged_s:.0f} s"
 
 
+def looked_at(state: LiveState) -> tuple[str, NDArray[np.float32]] | None:
+    """The word whose turn it is and where the model looked for it; words take turns."""
+    if state.live is None or state.growing:  # the words that are being written are another picture's
+        return None
+    caption = state.live.caption
+    maps: NDArray[np.float32] | None = caption.attention
+    numbers = [number for number, word in enumerate(caption.words) if content_words(word)]
+    if maps is None or not numbers:
+        return None
+    number = numbers[int(time.monotonic() / _WORD_S) % len(numbers)]
+    return caption.words[number], maps[number]
+
+
 def run_of(state: LiveState) -> str:
     """How fast it goes, and on what."""
+    looked = looked_at(state) if state.attention else None
+    if looked is not None:
+        return f"where it looked for “{looked[0]}”"
     if state.paused:
         return "paused: space goes on"
     return (

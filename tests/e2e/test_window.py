@@ -9,10 +9,13 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
+from PIL import Image, ImageGrab
 
 from tests.bundles import make_tiny_bundle
 from tests.videos import make_video
@@ -34,7 +37,7 @@ def display() -> Iterator[str]:
             pytest.skip(f"no {program}")
     reader, writer = os.pipe()
     server = subprocess.Popen(
-        ["Xvfb", "-displayfd", str(writer), "-screen", "0", "1024x768x24"],
+        ["Xvfb", "-noreset", "-displayfd", str(writer), "-screen", "0", "1024x768x24"],
         pass_fds=[writer],
         stderr=subprocess.DEVNULL,
     )
@@ -50,8 +53,11 @@ def webcam(display: str, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """`kiloword webcam` with its window on the display, playing a video of ten minutes."""
     make_tiny_bundle(tmp_path / "bundle")
     video = make_video(tmp_path / "a.mp4", frames=600, frames_per_second=1)
+    (tmp_path / "saved").mkdir()
+    command = [sys.executable, "-m", "kiloword.cli", "webcam"]
+    command += ["--source", str(video), "--save-to", str(tmp_path / "saved")]
     process = subprocess.Popen(
-        [sys.executable, "-m", "kiloword.cli", "webcam", "--source", video, "--bundle", tmp_path / "bundle"],
+        [*command, "--bundle", tmp_path / "bundle"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, "DISPLAY": display, "OMP_NUM_THREADS": "1", "QT_QPA_PLATFORM": "xcb"},
@@ -84,26 +90,24 @@ def xdotool(display: str, *arguments: str) -> str:
     return done.stdout
 
 
-def brightest_below(display: str, window: int, top: float) -> int:
-    """The brightest value in the lower part of the window, by reading its pixels from the server."""
-    x11 = ctypes.CDLL(ctypes.util.find_library("X11"))
-    x11.XOpenDisplay.restype = ctypes.c_void_p
-    x11.XGetImage.restype = ctypes.c_void_p
-    x11.XGetPixel.restype = ctypes.c_ulong
-    x11.XGetPixel.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int]
-    connection = ctypes.c_void_p(x11.XOpenDisplay(display.encode()))
+def pixels(display: str, window: int, top: float, bottom: float) -> NDArray[np.uint8]:
+    """What the screen shows of the window between two heights, 0..1: uint8 (height, width, 3), red first."""
     geometry = dict(
         line.split("=") for line in xdotool(display, "getwindowgeometry", "--shell", str(window)).split()
     )
-    width, height = int(geometry["WIDTH"]), int(geometry["HEIGHT"])
-    start = int(height * top)
-    image = x11.XGetImage(
-        connection, ctypes.c_ulong(window), 0, start, width, height - start, ctypes.c_ulong(0xFFFFFF), 2
-    )
-    pixels = (x11.XGetPixel(image, x, y) & 0xFF for y in range(height - start) for x in range(width))
-    brightest = max(pixels)
-    x11.XCloseDisplay(connection)
-    return brightest
+    left, upper, width, height = (int(geometry[name]) for name in ("X", "Y", "WIDTH", "HEIGHT"))
+    box = (left, upper + int(height * top), left + width, upper + int(height * bottom))
+    return np.asarray(ImageGrab.grab(box, xdisplay=display).convert("RGB"))
+
+
+def brightest_below(display: str, window: int, top: float) -> int:
+    """The brightest value in the lower part of the window."""
+    return int(pixels(display, window, top, 1.0).max())
+
+
+def corner(display: str, window: int) -> bytes:
+    """The upper left corner as light and dark; all of it is dark in the letterbox and in the help."""
+    return (pixels(display, window, 0.0, 0.1)[:, :200] > 128).tobytes()
 
 
 class ClientMessage(ctypes.Structure):
@@ -143,6 +147,61 @@ def assert_ended_well(process: subprocess.Popen[str]) -> None:
     assert "confidence" in stdout
     (summary,) = stderr.splitlines()  # and not a word of Qt's or OpenCV's
     assert "captions of" in summary or "caption of" in summary
+
+
+def press(display: str, window: int, key: str, happened: Callable[[], bool]) -> None:
+    """Press a key until it shows: under load a key press may come before the window listens."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while not happened():
+        assert time.monotonic() < deadline, f"nothing happened at {key}"
+        xdotool(display, "key", "--window", str(window), key)
+        waited = time.monotonic() + 5
+        while not happened() and time.monotonic() < waited:
+            time.sleep(POLL_S)
+
+
+def test_keys(display: str, webcam: subprocess.Popen[str], tmp_path: Path) -> None:
+    """s saves the photo with its caption, a resize is followed, h lays its panel over a corner."""
+    window = find_window(display, webcam)
+    assert webcam.stdout
+    webcam.stdout.readline()
+    press(display, window, "s", lambda: bool(list((tmp_path / "saved").glob("*.jpg"))))
+    (photo, *_) = (tmp_path / "saved").glob("*.jpg")
+    with Image.open(photo) as image:
+        assert image.size == (128, 96)
+    assert photo.with_suffix(".txt").exists()
+    xdotool(display, "windowsize", str(window), "700", "500")
+    deadline = time.monotonic() + TIMEOUT_S
+    while brightest_below(display, window, top=0.77) < 200:  # the panel is the lower quarter then
+        assert time.monotonic() < deadline, "no text in the window of its new size"
+        time.sleep(POLL_S)
+    before = corner(display, window)
+    press(display, window, "h", lambda: corner(display, window) != before)
+    press(display, window, "q", lambda: webcam.poll() is not None)
+    assert webcam.returncode == 0
+
+
+def test_where_the_model_looked(display: str, webcam: subprocess.Popen[str]) -> None:
+    """On a paused picture, which only the overlay can change: a word is lit, and the picture comes back."""
+    window = find_window(display, webcam)
+    assert webcam.stdout
+    webcam.stdout.readline()
+    press(display, window, "space", lambda: stands_still(display, window))
+    plain = picture(display, window)
+    press(display, window, "a", lambda: not np.array_equal(picture(display, window), plain))
+    assert picture(display, window).mean() < plain.mean()  # all but where it looked is darker
+    press(display, window, "a", lambda: np.array_equal(picture(display, window), plain))
+
+
+def picture(display: str, window: int) -> NDArray[np.uint8]:
+    return pixels(display, window, 0.0, 0.6)
+
+
+def stands_still(display: str, window: int) -> bool:
+    """Whether the picture stays the same, where the video changes each second."""
+    before = picture(display, window)
+    time.sleep(1.5)
+    return np.array_equal(picture(display, window), before)
 
 
 def test_q_ends_it(display: str, webcam: subprocess.Popen[str]) -> None:

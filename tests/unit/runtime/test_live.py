@@ -16,7 +16,7 @@ from kiloword.runtime.captioner import Captioner
 from kiloword.runtime.captions import Caption
 from kiloword.runtime.errors import CameraError
 from kiloword.runtime.live import Command, LiveSession, LiveState, run_live
-from kiloword.runtime.manifest import ImageSpec
+from kiloword.runtime.manifest import AttentionSpec, ImageSpec
 from kiloword.runtime.newest import Frame, NewestFrame
 from tests.bundles import make_tiny_bundle
 from tests.sources import FakeSource, Picture, scene
@@ -28,21 +28,29 @@ class FakeCaptioner:
     """Says of each scene (by its first pixel) what it was told, word by word."""
 
     provider = "cpu"
-    bundle = SimpleNamespace(manifest=SimpleNamespace(image=ImageSpec(height=96, width=128)))
 
     def __init__(
-        self, says: dict[int, str], before_each_word: Callable[[int], object] = lambda _calls: None
+        self,
+        says: dict[int, str],
+        before_each_word: Callable[[int], object] = lambda _calls: None,
+        *,
+        attends: bool = False,
     ) -> None:
+        spec = AttentionSpec(grid_height=1, grid_width=1, leading_tokens=0, queries={}) if attends else None
+        manifest = SimpleNamespace(image=ImageSpec(height=96, width=128), attention=spec)
+        self.bundle = SimpleNamespace(manifest=manifest)
         self._says = {tuple(scene(seed)[0, 0, ::-1].tolist()): text for seed, text in says.items()}
         self._before_each_word = before_each_word
         self.calls = 0
         self.beams: list[int] = []
+        self.attention: list[bool] = []
 
     def caption_pixels(
-        self, pixels: Picture, *, num_beams: int, on_text: Callable[[int, str], None]
+        self, pixels: Picture, *, num_beams: int, attention: bool, on_text: Callable[[int, str], None]
     ) -> list[Caption]:
         self.calls += 1
         self.beams.append(num_beams)
+        self.attention.append(attention)
         text = self._says[tuple(pixels[0, 0, 0].tolist())]
         words = text.split()
         for count in range(1, len(words) + 1):
@@ -198,7 +206,7 @@ def test_the_words_of_a_new_scene_grow_on_show() -> None:
     grown: list[str] = []
     with NewestFrame(FakeSource([scene(0)])) as newest:
         session = session_of(FakeCaptioner({0: "a dog runs"}), newest)
-        session.on_growing = lambda words: grown.append(session.state().growing) or None
+        session.on_growing = lambda _words: grown.append(session.state().growing)
         list(session.captions())
         assert session.state().growing == ""
     assert grown == ["a", "a dog", "a dog runs"]
@@ -265,6 +273,39 @@ def test_what_the_view_asks_for_is_done() -> None:
     assert captioner.beams == [1, 3]
     assert len(saved) == 1
     assert view.states[55].note == "saved it"
+
+
+@pytest.mark.parametrize("command", [Command.BEAMS, Command.ATTENTION])
+def test_a_paused_picture_is_captioned_anew_when_something_else_is_asked(command: Command) -> None:
+    """The picture stands still, so that no newer frame will come."""
+    captioner = FakeCaptioner({0: "a dog"}, attends=True)
+    asks = {20: Command.PAUSE, 40: command, 100: Command.QUIT}
+    view = FakeView(asks)
+    with NewestFrame(FakeSource([scene(0)] * 100_000)) as newest:
+        run_live(session_of(captioner, newest), newest, lambda _: None, view)
+    assert view.states[90].paused
+    assert captioner.calls == 2
+    assert (captioner.beams[1], captioner.attention[1]) == (
+        (3, False) if command is Command.BEAMS else (1, True)
+    )
+
+
+def test_where_the_model_looked_is_shown_until_the_next_press() -> None:
+    captioner = FakeCaptioner({0: "a dog"}, attends=True)
+    view = FakeView({20: Command.ATTENTION, 60: Command.ATTENTION, 80: Command.QUIT})
+    with NewestFrame(FakeSource([scene(0)] * 100_000)) as newest:
+        run_live(session_of(captioner, newest), newest, lambda _: None, view)
+    assert [view.states[number].attention for number in (10, 30, 70)] == [False, True, False]
+    assert captioner.attention == [False, True]
+
+
+def test_a_bundle_without_attention_says_so() -> None:
+    captioner = FakeCaptioner({0: "a dog"})
+    view = FakeView({20: Command.ATTENTION, 40: Command.QUIT})
+    with NewestFrame(FakeSource([scene(0)] * 100_000)) as newest:
+        run_live(session_of(captioner, newest), newest, lambda _: None, view)
+    assert "cannot say where it looked" in view.states[30].note
+    assert not view.states[30].attention
 
 
 def test_a_photo_that_cannot_be_saved_is_said_and_ends_nothing() -> None:
