@@ -57,5 +57,5 @@ $(DEMO_VENV)/installed: pyproject.toml constraints.txt
 
 $(TEST_VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear $(TEST_VENV)
-	$(TEST_VENV)/bin/python $(PIP_INSTALL) -e ".[train,export,camera,digits,serve,test,dev]"
+	$(TEST_VENV)/bin/python $(PIP_INSTALL) -e ".[train,export,camera,digits,parquet,serve,test,dev]"
 	touch $@

@@ -161,6 +161,7 @@ def caption(
         redo=redo,
         redo_first=None if from_stdin else lambda: expand_paths(paths),
         retry_failed=retry_failed,
+        folders=paths,
     )
     live = from_stdin and output is None
     few = one_photo or live  # each as quick as can be; else as many as can be in a given time

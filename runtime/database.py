@@ -33,14 +33,14 @@ class Database:
         schema: Statements that make the tables, run when the file is new.
         application_id: Marks the file as ours (SQLite's `application_id`, 1 .. 2**31 - 1).
         version: Version of the schema; a file with another one is refused.
-        temporary: Statements that make temporary tables, run at each opening.
+        at_opening: Statements that make indexes and temporary tables, run at each opening.
 
     Raises:
         JournalError: The file is in use, no file of ours, of another version, or cannot be written.
     """
 
     def __init__(
-        self, path: str, *, schema: str, application_id: int, version: int, temporary: str = ""
+        self, path: str, *, schema: str, application_id: int, version: int, at_opening: str = ""
     ) -> None:
         self.path = path
         self._lock = RLock()
@@ -53,7 +53,7 @@ class Database:
             with self._plain_errors():
                 self._take()
                 self._check_or_make(schema, application_id, version)
-                self._connection.executescript(temporary)
+                self._connection.executescript(at_opening)
         except BaseException:
             self._connection.close()
             raise

@@ -12,7 +12,7 @@ from kiloword.runtime.errors import ImageError
 from kiloword.runtime.journal import Journal, work_of
 from kiloword.runtime.pipeline import Pipeline, PipelineOptions
 from kiloword.runtime.progress import duration
-from kiloword.runtime.reading import stat_of
+from kiloword.runtime.reading import read_photo, stat_of
 
 if TYPE_CHECKING:
     from kiloword.runtime.captioner import Captioner
@@ -28,8 +28,10 @@ class RunPlan:
 
     done: int = 0
     """Photos that are done already, or failed and are not to be tried again."""
+    moved: int = 0
+    """Photos whose content it knows from another path or time: moved, renamed, copied or touched."""
     new: int = 0
-    """Photos that the journal has not seen, or not with this size and time: new, changed or moved."""
+    """Photos whose content it does not know."""
     again: int = 0
     """Photos that it knows and that would be done again: outdated, failed, or because of --redo."""
     unreadable: int = 0
@@ -43,10 +45,11 @@ class RunPlan:
         to_do = self.new + self.again
         parts = [
             f"{self.done:,} done already",
-            f"{self.new:,} new, changed or moved",
+            *([f"{self.moved:,} known by another name or time"] if self.moved else []),
+            f"{self.new:,} new or changed",
             f"{self.again:,} to be done again",
         ]
-        lines = [f"{self.done + to_do:,} photos: {', '.join(parts)}"]
+        lines = [f"{self.done + self.moved + to_do:,} photos: {', '.join(parts)}"]
         if self.unreadable:
             lines.append(f"{self.unreadable:,} paths without photos")
         if to_do and self.seconds_per_photo:
@@ -59,7 +62,10 @@ class RunPlan:
 def plan_run(
     captioner: Captioner, photos: Iterable[str | ImageError], run: FolderRun, options: PipelineOptions
 ) -> RunPlan:
-    """Say what a run would do; nothing is written, and only a few photos are read, to measure the time.
+    """Say what a run would do; nothing is written.
+
+    Few photos are read: some to measure the time, and those that may be known by another name, as their
+    size tells.
 
     Args:
         captioner: What would caption.
@@ -72,8 +78,9 @@ def plan_run(
     most = _SAMPLE_BATCHES * options.batch_size * options.lanes
     journal = _open(captioner, run, options)
     try:
+        known = None if journal is None else _Known(journal, journal.sizes())
         for photo in photos:
-            if _count(plan, journal, photo, run) and isinstance(photo, str) and len(sample) < most:
+            if _count(plan, known, photo, run) and isinstance(photo, str) and len(sample) < most:
                 sample.append(photo)
         plan.seconds_per_photo = None if journal is None else journal.seconds_per_photo()
     finally:
@@ -96,28 +103,44 @@ def _open(captioner: Captioner, run: FolderRun, options: PipelineOptions) -> Jou
     return journal
 
 
-def _count(plan: RunPlan, journal: Journal | None, photo: str | ImageError, run: FolderRun) -> bool:
+def _count(plan: RunPlan, known: _Known | None, photo: str | ImageError, run: FolderRun) -> bool:
     """Count one photo; True if it is to be done."""
     if isinstance(photo, ImageError):
         plan.unreadable += 1
         return False
-    known = None if journal is None else _known(journal, photo)
-    if known is None:
+    found = None if known is None else known.find(photo)
+    if found is None:
         plan.new += 1
         return True
-    outcome = known[1]
+    outcome, elsewhere = found
     if outcome is None or run.redo or (run.retry_failed and outcome.error is not None):
         plan.again += 1
         return True
-    plan.done += 1
+    plan.moved += elsewhere
+    plan.done += not elsewhere
     return False
 
 
-def _known(journal: Journal, photo: str) -> tuple[bytes, Outcome | None] | None:
-    try:
-        return journal.unchanged(photo, stat_of(photo))
-    except (OSError, ValueError):  # a run would say what is wrong
-        return None
+@dataclass(frozen=True)
+class _Known:
+    """What the journal knows."""
+
+    journal: Journal
+    sizes: set[int]
+
+    def find(self, photo: str) -> tuple[Outcome | None, bool] | None:
+        """A photo's outcome, if it has one, and whether only its content is known; None if it is new."""
+        try:
+            stat = stat_of(photo)
+            unchanged = self.journal.unchanged(photo, stat)
+            if unchanged is not None:
+                return unchanged[1], False
+            if stat.st_size not in self.sizes:
+                return None
+            outcome = self.journal.outcome_of(read_photo(photo).content)
+        except (OSError, ValueError, ImageError):  # a run would say what is wrong
+            return None
+        return None if outcome is None else (outcome, True)
 
 
 def _measure(captioner: Captioner, sample: list[str], options: PipelineOptions) -> float:

@@ -26,6 +26,7 @@ from kiloword.runtime.pipeline import Pipeline, PipelineOptions
 from kiloword.runtime.reading import read_photo
 from kiloword.runtime.recording import Counts, OrderedWriter, Recorder
 from kiloword.runtime.results import row_of
+from kiloword.runtime.roots import Roots, RootWatch
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -63,6 +64,8 @@ class FolderRun:
     """Lists the photos to do again; None where they can be listed only once, as those on stdin."""
     retry_failed: bool = False
     """Do photos again that failed."""
+    folders: Sequence[str] = field(default=())
+    """Without these there is no sense in going on: the folders on the command line."""
 
 
 @dataclass(frozen=True)
@@ -121,24 +124,31 @@ def run_folder(
 
     Raises:
         JournalError: The journal cannot be used; what was recorded is kept.
+        KilowordError: A folder of the run cannot be read any more; what was recorded is kept.
         OSError: The output cannot be written; with a journal, all captions are kept in it.
     """
+    watch = RootWatch(Roots.of(run.folders))
     with _open_journal(run, captioner, options) as journal:
         recorder = Recorder(journal, run.sinks, progress)
         ordered = None if writer is None else OrderedWriter(writer, progress)
         wanted = replace(options, known_captions=bool(run.sinks) or writer is not None)
         pipeline = Pipeline(captioner, photos, wanted, journal)
         with pipeline, progress, _until_interrupted(pipeline.stop) as interrupted:
-            for results in pipeline:
+            for listed in pipeline:
+                results = watch.without_lost(listed)
+                if watch.lost is not None:
+                    pipeline.stop()
                 recorder.record(results)
                 if ordered is not None:
                     ordered.write(results)
                     pipeline.all_before(ordered.position)
         if ordered is not None:
             ordered.write_rest()
-        end = RunEnd(recorder.counts, interrupted.is_set())
+        end = RunEnd(recorder.counts, interrupted.is_set() or watch.lost is not None)
         if journal is not None:
             _finish(journal, run, end, recorder.listing)
+        if watch.lost is not None:
+            raise watch.lost
         return end
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from kiloword.runtime.database import Database
 from kiloword.runtime.hashing import content_hash
 from kiloword.runtime.journal_outputs import JournalOutputs
-from kiloword.runtime.journal_schema import APPLICATION_ID, SCHEMA, TEMPORARY, VERSION
+from kiloword.runtime.journal_schema import APPLICATION_ID, INDEXES, SCHEMA, TEMPORARY, VERSION
 from kiloword.runtime.outputs import Outcome
 
 if TYPE_CHECKING:
@@ -125,7 +125,11 @@ class Journal:
 
     def __init__(self, path: str) -> None:
         self._database = Database(
-            path, schema=SCHEMA, application_id=APPLICATION_ID, version=VERSION, temporary=TEMPORARY
+            path,
+            schema=SCHEMA,
+            application_id=APPLICATION_ID,
+            version=VERSION,
+            at_opening=f"{INDEXES};{TEMPORARY}",
         )
         self._folder = os.path.join(os.path.dirname(os.path.abspath(path)), "")
         self._last_key = ("", b"")
@@ -275,6 +279,10 @@ class Journal:
         query = f"SELECT caption, confidence, details, error FROM captions WHERE {_COUNTS} AND content = ?"
         found = self._database.one(query, (*self._what_counts(), content))
         return None if found is None else _outcome(*found)
+
+    def sizes(self) -> set[int]:
+        """Sizes of all files that were ever read: a file of another size has a content that is new."""
+        return {size for (size,) in self._database.rows("SELECT DISTINCT size FROM files")}
 
     def _what_counts(self) -> tuple[int, int, int]:
         return self._work, self._captions_since, self._errors_since

@@ -103,17 +103,21 @@ class JournalOutputs:
         found = self._database.one(query, (self._path_key(photo), kind))
         return None if found is None else self._output(found)
 
-    def wrote(self, photo: str, target: str, content: bytes) -> bool:
-        """Whether a file with this content is what we wrote there for this photo, and so nobody else's text.
+    def wrote(self, photo: str, target: str, content: bytes, photo_content: bytes | None = None) -> bool:
+        """Whether a file with this content is what we wrote for this photo, and so nobody else's text.
 
-        Of two photos with one sidecar (`cat.jpg` and `cat.png`: `cat.txt`) the first one has it.
+        It is, if we wrote it there for the photo at this path: of two photos with one sidecar (`cat.jpg` and
+        `cat.png`: `cat.txt`) the first one has it. It is, too, if we wrote it for a photo with this content
+        elsewhere: then somebody moved the photo, and its sidecar along with it.
         """
         query = (
-            "SELECT 1 FROM outputs WHERE target = ? AND photo = ? AND content_after = ?"
-            " AND state IN ('planned', 'written') LIMIT 1"
+            "SELECT 1 FROM outputs LEFT JOIN files ON files.path = outputs.photo"
+            " WHERE content_after = ? AND state IN ('planned', 'written')"
+            " AND ((target = ? AND photo = ?) OR (target != ? AND files.content = ?)) LIMIT 1"
         )
-        keys = (self._path_key(target), self._path_key(photo))
-        return self._database.one(query, (*keys, content)) is not None
+        target_key, photo_key = self._path_key(target), self._path_key(photo)
+        values = (content, target_key, photo_key, target_key, photo_content)
+        return self._database.one(query, values) is not None
 
     def of_run(self, run: int) -> Iterator[RecordedOutput]:
         """What a run wrote or was about to write, the last one first: the order to take it back in."""

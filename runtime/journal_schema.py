@@ -30,6 +30,9 @@ CREATE INDEX outputs_by_target ON outputs (target);
 CREATE INDEX outputs_by_photo ON outputs (photo)
 """
 
+# Only makes things quicker, so a journal that was made without it gets it when it is opened.
+INDEXES = "CREATE INDEX IF NOT EXISTS outputs_by_content ON outputs (content_after)"
+
 # The photos of this run in order. Temporary: it is made anew by each run, and needs no care for power cuts.
 TEMPORARY = """
 CREATE TEMPORARY TABLE listing (

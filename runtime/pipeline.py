@@ -4,8 +4,8 @@ One thread lists paths, a few read files and decode them, and one or more lanes 
 a time (Pillow and onnxruntime release the interpreter's lock). `runtime.flow` says who goes next. Results
 come as they are ready; who needs them in order puts them back in order (`InOrder`).
 
-On a processor, as many lanes as processors with one thread each do more than one lane with all threads, for
-threads within a product wait for each other: see docs/FOLDERS.md for what was measured.
+On a processor there are as many lanes as processors, with one thread each, for threads within a product wait
+for each other, and lanes wait for nothing (docs/FOLDERS.md, Speed).
 """
 
 from __future__ import annotations

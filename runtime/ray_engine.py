@@ -30,6 +30,8 @@ _MOST_BLOCKS = 20_000
 _WAITING = {"num_cpus": 0}
 _WORKERS_FOR_EACH_WRITER = 16
 _NAMES_HINT = "a column of names, called path, key or id"
+_LOCAL_COLUMNS = {"path", "file", "error", "offset", "size", "bytes"}
+_URL_COLUMNS = {"path", "bytes"}  # of `read_binary_files`
 _TEXTS = ("path", "caption", "reason", "bundle", "error", "warning")
 _NUMBERS = ("confidence", "latency_ms")
 
@@ -183,7 +185,8 @@ class BlockCaptioner:
 
     def __call__(self, block: pyarrow.Table) -> pyarrow.Table:
         """Caption a block; a photo that cannot be read becomes a row with an error."""
-        columns = None if "bytes" in block.column_names else parquet_columns(block.schema, "the photos")
+        ours = set(block.column_names) in (_LOCAL_COLUMNS, _URL_COLUMNS)
+        columns = None if ours else parquet_columns(block.schema, "the photos")
         loaded = [self._load(row, columns) for row in block.to_pylist()]
         captions = iter(self._captions([photo for _, photo in loaded if not isinstance(photo, str)]))
         return _as_table(
@@ -210,7 +213,7 @@ class BlockCaptioner:
         self, row: dict[str, Any], columns: tuple[str | None, str | None] | None
     ) -> tuple[str, Photo | str]:
         """A photo's path with the photo, or with the line that says what is wrong."""
-        if row.get("error"):
+        if columns is None and row.get("error"):
             return row["path"], row["error"]
         photo = _photo_of_row(row) if columns is None else _photo_of_table(row, columns)
         shown = row["path"] if columns is None else str(photo)

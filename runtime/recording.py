@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from kiloword.runtime.errors import KilowordError
 from kiloword.runtime.hashing import ListingHash
 from kiloword.runtime.outputs import RowWriter
 from kiloword.runtime.progress import CaptionProgress
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from kiloword.runtime.results import Done
 
 _log = logging.getLogger(__name__)
+_NO_ROOM = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 @dataclass
@@ -134,7 +137,7 @@ class Recorder:
         for sink in self._sinks:
             if done.known and self._written_before(done.path, sink, caption):
                 continue
-            write = self._ask(sink, done.path, caption)
+            write = self._ask(sink, done, caption)
             if write is not None:
                 planned.append((self._note_plan(done, sink, caption, write), write))
         return planned
@@ -148,14 +151,16 @@ class Recorder:
             and os.path.lexists(latest.target)
         )
 
-    def _ask(self, sink: Sink, path: str, caption: Caption) -> PlannedWrite | None:
+    def _ask(self, sink: Sink, done: Done, caption: Caption) -> PlannedWrite | None:
+        journal = self._journal
+
         def ours(target: str, content: bytes) -> bool:
-            return self._journal is not None and self._journal.outputs.wrote(path, target, content)
+            return journal is not None and journal.outputs.wrote(done.path, target, content, done.content)
 
         try:
-            plan = sink.plan(path, caption, ours)
+            plan = sink.plan(done.path, caption, ours)
         except OSError as error:
-            self._sink_failed(path, error)
+            self._sink_failed(done.path, error)
             return None
         if isinstance(plan, LeftAlone):
             with self._progress.aside():
@@ -189,6 +194,8 @@ class Recorder:
         except OSError as error:
             self._sink_failed(write.target, error)
             self._mark(output_id, written=False)
+            if error.errno in _NO_ROOM:
+                raise self._no_room(write.target) from error
         else:
             self._mark(output_id, written=True)
             if self._journal is not None and _same_file(write.target, done.path):
@@ -197,6 +204,13 @@ class Recorder:
     def _mark(self, output_id: int, *, written: bool) -> None:
         if self._journal is not None:
             self._journal.outputs.mark(output_id, "written" if written else "failed")
+
+    def _no_room(self, target: str) -> KilowordError:
+        """The same line for each photo that is left would help nobody."""
+        if self._journal is not None:
+            self._journal.commit()
+        message = "the disk is full; all that was done until now is kept"
+        return KilowordError(message, path=target, hint="make room and run the same command again")
 
     def _sink_failed(self, path: str, error: OSError) -> None:
         self.counts.failed += 1

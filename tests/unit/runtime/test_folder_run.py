@@ -16,14 +16,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kiloword.runtime import folder_run, outputs
+from kiloword.runtime import folder_run, outputs, sinks
 from kiloword.runtime.captioner import Captioner
 from kiloword.runtime.dry_run import plan_run
-from kiloword.runtime.errors import JournalError
+from kiloword.runtime.errors import JournalError, KilowordError
 from kiloword.runtime.folder_run import FolderRun, RunEnd, default_state, run_folder
 from kiloword.runtime.folders import expand_paths
 from kiloword.runtime.pipeline import PipelineOptions
 from kiloword.runtime.progress import CaptionProgress
+from kiloword.runtime.roots import Roots
 from kiloword.runtime.sinks import TextSidecars
 from tests.bundles import make_tiny_bundle
 
@@ -236,6 +237,56 @@ def test_our_sidecars_follow_the_bundle_and_a_persons_stay(
     assert "02.txt: left as it was" in caplog.text
 
 
+def test_a_sidecar_that_was_moved_with_its_photo_follows_the_bundle(
+    folder: Path, captioner: Captioner, other_captioner: Captioner, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The text beside the moved photo is ours wherever it lies now, unless somebody changed it there; a text
+    that is the same as one of ours, beside another photo, is somebody's."""
+    run_on(folder, captioner, sinks=[TextSidecars()])
+    album = folder / "album"
+    album.mkdir()
+    for name in ("02.png", "02.txt", "04.png", "04.txt"):
+        (folder / name).rename(album / name)
+    (album / "04.txt").write_text("my own words\n")
+    stranger = (folder / "08.txt").read_bytes()
+    (folder / "06.txt").write_bytes(stranger)
+    run_on(folder, other_captioner, sinks=[TextSidecars()])
+    captions = dict(expected_rows(folder, other_captioner))
+    assert (album / "02.txt").read_text().strip() == captions[str(album / "02.png")]
+    assert (album / "04.txt").read_text() == "my own words\n"
+    assert (folder / "06.txt").read_bytes() == stranger
+    assert "02.txt: left as it was" not in caplog.text
+
+
+def test_a_sidecar_that_is_left_behind_stays(folder: Path, captioner: Captioner) -> None:
+    """The photo is somewhere else now, and has its own there; we delete nothing that nobody asked us to."""
+    run_on(folder, captioner, sinks=[TextSidecars()])
+    left = (folder / "02.txt").read_text()
+    (folder / "02.png").rename(folder / "sub" / "02.png")
+    _, through_model = run_on(folder, captioner, sinks=[TextSidecars()])
+    assert through_model == 0
+    assert (folder / "02.txt").read_text() == left
+    assert (folder / "sub" / "02.txt").read_text() == left
+
+
+def test_a_disk_that_is_full_for_sidecars_ends_the_run(
+    folder: Path, captioner: Captioner, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One line, and not one for each photo; with room again, no photo is captioned a second time."""
+
+    def full(*_arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sinks, "write_new", full)
+        with pytest.raises(KilowordError, match="disk is full"):
+            run_on(folder, captioner, sinks=[TextSidecars()])
+    assert caplog.text.count("No space left") == 1
+    end, _ = run_on(folder, captioner, sinks=[TextSidecars()])
+    assert len(list(folder.rglob("*.txt"))) == 14
+    assert end.counts.known > 0
+
+
 def test_two_photos_do_not_fight_for_one_sidecar(folder: Path, captioner: Captioner) -> None:
     """00.png and 00.jpg share 00.txt: the first one has it, run after run."""
     Image.open(folder / "06.png").rotate(90).save(folder / "00.jpg")
@@ -281,6 +332,56 @@ def test_ctrl_c_ends_the_batch_and_keeps_what_is_done(folder: Path, captioner: C
     assert through_model == 12 - signalling.photos
     assert shown(rows_of(folder)) == expected_rows(folder, captioner)
     assert not (folder.parent / "out.jsonl.partial").exists()
+
+
+def test_a_folder_that_vanishes_midway(
+    folder: Path, captioner: Captioner, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One line for the folder, none for each photo in it; when it is back, only the rest is done."""
+    listed = list(expand_paths([str(folder)]))
+    elsewhere = folder.with_name("elsewhere")
+    seen = threading.Event()
+
+    class Signalling(Counting):
+        def caption_pixels(self, pixels: Any, **settings: Any) -> Any:
+            captions = super().caption_pixels(pixels, **settings)
+            seen.set()
+            return captions
+
+    def vanishing() -> Iterator[Any]:
+        yield from listed[:9]
+        seen.wait(30)
+        folder.rename(elsewhere)
+        yield from listed[9:]
+
+    signalling = Signalling(captioner)
+    with pytest.raises(KilowordError, match=r"photos: this folder cannot be read any more.*No such file"):
+        run_on(folder, signalling, photos=vanishing(), folders=[str(folder)])
+    assert "cannot be read" not in caplog.text
+    assert not (folder.parent / "out.jsonl").exists()
+    elsewhere.rename(folder)
+    _, through_model = run_on(folder, captioner, folders=[str(folder)])
+    assert signalling.photos > 0
+    assert through_model <= 12 - signalling.photos + OPTIONS.batch_size
+    assert shown(rows_of(folder)) == expected_rows(folder, captioner)
+
+
+def test_another_disk_in_the_place_of_a_folder_is_a_loss(tmp_path: Path) -> None:
+    """As when a drive is pulled out: its mount point stays, empty."""
+    roots = Roots.of([str(tmp_path), str(tmp_path / "a.jpg")])
+    assert roots.loss() is None
+    (device,) = roots.devices.values()
+    loss = Roots({str(tmp_path): device + 1}).loss()
+    assert loss is not None
+    assert "another disk" in str(loss)
+
+
+def test_a_photo_that_vanishes_is_its_own_error_only(folder: Path, captioner: Captioner) -> None:
+    """The folder is there: no reason to stop."""
+    listed = [*expand_paths([str(folder)]), str(folder / "gone.png")]
+    end, _ = run_on(folder, captioner, photos=listed, folders=[str(folder)])
+    assert end.counts.failed == 2
+    assert len(rows_of(folder)) == 16
 
 
 def test_a_listing_that_fails_keeps_what_is_done(folder: Path, captioner: Captioner) -> None:
@@ -408,10 +509,16 @@ def test_a_dry_run_counts_and_writes_nothing(folder: Path, captioner: Captioner)
     plan = plan_run(captioner, expand_paths([str(folder)]), run, OPTIONS)
     assert (plan.done, plan.new, plan.again) == (14, 1, 0)
     assert not plan.measured_now
+    (folder / "04.png").rename(folder / "renamed.png")
+    (folder / "06.png").write_bytes((folder / "06.png").read_bytes()[:-1] + b"?")  # the size it had
+    plan = plan_run(captioner, expand_paths([str(folder)]), run, OPTIONS)
+    assert (plan.done, plan.moved, plan.new, plan.again) == (12, 1, 2, 0)
+    assert plan.lines()[0].startswith("15 photos: 12 done already, 1 known by another name or time, 2 new")
+    (folder / "renamed.png").rename(folder / "04.png")
     plan = plan_run(
         captioner, expand_paths([str(folder)]), FolderRun(state=run.state, retry_failed=True), OPTIONS
     )
-    assert (plan.done, plan.new, plan.again) == (13, 1, 1)
+    assert (plan.done, plan.new, plan.again) == (12, 2, 1)
     plan = plan_run(captioner, expand_paths([str(folder)]), FolderRun(state=run.state, redo=True), OPTIONS)
-    assert (plan.done, plan.again) == (0, 14)
+    assert (plan.done, plan.again) == (0, 13)
     assert folder_run.default_state([str(folder)], output, sidecars=False) == run.state
