@@ -60,9 +60,15 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def cluster() -> Any:
     """Two processors, so two workers."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ["RAY_worker_niceness"] = "0"  # else a busy machine hardly ever lets them run
+    niceness = {"worker_niceness": 0}  # else a busy machine hardly ever lets them run
     os.environ["PYTHONPATH"] = os.pathsep.join([path for path in sys.path if path])
-    ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False, logging_level="error")
+    ray.init(
+        num_cpus=2,
+        log_to_driver=False,
+        include_dashboard=False,
+        logging_level="error",
+        _system_config=niceness,
+    )
     yield
     ray.shutdown()
     with warnings.catch_warnings():
