@@ -16,6 +16,28 @@ from kiloword.train.recipe import AugmentationRecipe, Stage
 
 
 @dataclass(frozen=True)
+class Share:
+    """What one of several processes does of each batch."""
+
+    number: int = 0
+    """The process, from 0."""
+    of: int = 1
+    """How many processes there are."""
+
+    def take(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Every ``of``-th row of a batch (B, ...)."""
+        return rows[self.number :: self.of]
+
+    def steps_in_pass(self, rows: int, batch_size: int) -> int:
+        """Batches that see each row once, where each process gives ``batch_size`` rows to a batch.
+
+        What remains for a last batch with less than a row for each process is left out of this pass.
+        """
+        full, rest = divmod(rows, batch_size * self.of)
+        return full + (rest >= self.of)
+
+
+@dataclass(frozen=True)
 class Batch:
     """What one step learns from."""
 
@@ -40,11 +62,12 @@ class BatchPlan:
     views: int
     pad: int
     augmentation: AugmentationRecipe = field(default_factory=AugmentationRecipe)
+    share: Share = Share()
 
     @property
     def steps_per_pass(self) -> int:
         """Steps in which each photo is seen once."""
-        return -(-len(self.photos) // self.stage.batch_size)
+        return self.share.steps_in_pass(len(self.photos), self.stage.batch_size)
 
     @property
     def steps(self) -> int:
@@ -52,8 +75,10 @@ class BatchPlan:
         return self.steps_per_pass * self.stage.passes
 
     def batch(self, step: int) -> Batch:
-        """The batch of step number ``step``, counted from the beginning of the stage."""
-        rows = shuffled_rows(self.photos, self.stage.batch_size, self.seed, step)
+        """This process's part of batch number ``step``, counted from the beginning of the stage."""
+        rows = shuffled_rows(
+            self.photos, self.stage.batch_size * self.share.of, self.seed, divmod(step, self.steps_per_pass)
+        )
         random = np.random.default_rng([*self.seed, 2, step])
         views = random.integers(self.views, size=len(rows))
         is_mirrored = self.augmentation.mirrors
@@ -64,20 +89,21 @@ class BatchPlan:
             sample_captions(self.captions[row], self.stage.captions_per_image, is_mirrored(int(view)), random)
             for row, view in zip(rows, views, strict=True)
         ]
-        return Batch(rows, views, pad_captions(captions, self.pad))
+        mine = self.share.take
+        return Batch(mine(rows), mine(views), mine(pad_captions(captions, self.pad)))
 
 
 def shuffled_rows(
-    rows: NDArray[np.int64], batch_size: int, seed: tuple[int, int], step: int
+    rows: NDArray[np.int64], batch_size: int, seed: tuple[int, int], at: tuple[int, int]
 ) -> NDArray[np.int64]:
-    """The rows of batch number ``step``, where each pass over all rows is shuffled anew.
+    """The rows of one batch, where each pass over all rows is shuffled anew.
 
     Args:
         rows: of one pass.
-        batch_size: rows in a batch; the last one of a pass may be smaller.
+        batch_size: rows in a batch, of all processes; the last one of a pass may be smaller.
         seed: the recipe's seed and the stage's number.
-        step: counted from the beginning of the stage.
+        at: the number of the pass in the stage, and of the batch in the pass.
     """
-    number, place = divmod(step, -(-len(rows) // batch_size))
+    number, place = at
     order = np.random.default_rng([*seed, 1, number]).permutation(rows)
     return order[place * batch_size : (place + 1) * batch_size]

@@ -9,7 +9,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from kiloword.train.batches import BatchPlan
+from kiloword.train.batches import BatchPlan, Share
 from kiloword.train.checkpoint import build_model, load_encoder_weights, start_from
 from kiloword.train.material import Material, load_material
 from kiloword.train.models.captioner import CaptionModel
@@ -53,7 +53,7 @@ class CaptionTask:
             start_from(model, Path(recipe.start), self.tokenizer)
         return model
 
-    def prepare(self, model: nn.Module, stage: Stage, number: int) -> Steps:
+    def prepare(self, model: nn.Module, stage: Stage, number: int, share: Share) -> Steps:
         """Cached features where blocks are frozen, the plan of all steps, what the stage learns from."""
         if not isinstance(model, CaptionModel):
             raise TypeError(f"expected a CaptionModel, found {type(model).__name__}")
@@ -73,6 +73,7 @@ class CaptionTask:
             self.photos.views,
             material.ids.pad,
             recipe.augmentation,
+            share,
         )
         self.objectives: Objectives = objectives_of(
             stage, material.captions, material.ids, recipe.generation.max_new_tokens
@@ -90,7 +91,7 @@ class CaptionTask:
         features = self.photos.features(self.model.encoder, batch.rows, batch.views)
         tokens = torch.from_numpy(batch.token_ids).to(self.device)
         term = self.objectives(Seen(self.model, features, batch.rows, tokens))
-        return StepResult(term.loss, len(batch.rows), term.facts)
+        return StepResult(term.loss, len(batch.rows), term.facts, term.weight)
 
     def judge(self) -> Judgement:
         """Greedy captions scored; with a joint space, how well pictures and sentences find each other."""

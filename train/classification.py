@@ -18,7 +18,7 @@ from kiloword.runtime.errors import ConfigError
 from kiloword.runtime.images import load_image
 from kiloword.runtime.manifest import ImageSpec
 from kiloword.train.arrays import cached_array
-from kiloword.train.batches import shuffled_rows
+from kiloword.train.batches import Share, shuffled_rows
 from kiloword.train.checkpoint import load_encoder_weights, start_from
 from kiloword.train.labels import LabelledPictures, load_labelled
 from kiloword.train.material import image_spec, validation_names
@@ -104,15 +104,15 @@ class ClassificationTask:
             start_from(model, Path(self.recipe.start), None)
         return model
 
-    def prepare(self, model: nn.Module, stage: Stage, number: int) -> Steps:
+    def prepare(self, model: nn.Module, stage: Stage, number: int, share: Share) -> Steps:
         """Cached features where blocks are frozen."""
         if not isinstance(model, Classifier):
             raise TypeError(f"expected a Classifier, found {type(model).__name__}")
-        self.model, self.stage, self.number = model, stage, number
+        self.model, self.stage, self.number, self.share = model, stage, number, share
         self.seen = self._seen_through(self.training, stage.views)
         self.judged = [self._seen_through(item, 1) for item in self.validation]
-        in_pass = -(-len(self.rows) // stage.batch_size)
-        return Steps(in_pass, in_pass * stage.passes)
+        self.in_pass = share.steps_in_pass(len(self.rows), stage.batch_size)
+        return Steps(self.in_pass, self.in_pass * stage.passes)
 
     def _seen_through(self, item: _LabelledPhotos, views: int) -> _LabelledPhotos:
         cache, frozen = Path(self.recipe.data.cache), self.stage.frozen_blocks
@@ -122,13 +122,15 @@ class ClassificationTask:
     def step(self, number: int) -> StepResult:
         """Cross-entropy of one batch."""
         seed = (self.recipe.seed, self.number)
-        rows = shuffled_rows(self.rows, self.stage.batch_size, seed, number)
+        batch_size = self.stage.batch_size * self.share.of
+        rows = shuffled_rows(self.rows, batch_size, seed, divmod(number, self.in_pass))
         views = np.random.default_rng([*seed, 2, number]).integers(self.seen.photos.views, size=len(rows))
+        rows, views = self.share.take(rows), self.share.take(views)
         self.model.train()
         scores = self.model(self.seen.photos.features(self.model.encoder, rows, views))
         labels = torch.from_numpy(self.seen.labels[rows]).to(self.device)
         loss = F.cross_entropy(scores.float(), labels, label_smoothing=self.stage.label_smoothing)
-        return StepResult(loss, len(rows))
+        return StepResult(loss, len(rows), weight=len(rows))
 
     @torch.inference_mode()
     def judge(self) -> Judgement:

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 
 class Journal:
-    """Appends lines. When a run goes on, what was written after its checkpoint is dropped first."""
+    """Appends lines. When a run goes on, what was written after its checkpoint is dropped first.
 
-    def __init__(self, path: Path, stage: int, step: int) -> None:
-        """Opens the file for a run that stands at ``step`` of ``stage``."""
+    Args:
+        path: of the file; ``None`` writes nothing, as where another process does.
+        stage: where the run stands.
+        step: where the run stands in the stage.
+    """
+
+    def __init__(self, path: Path | None, stage: int, step: int) -> None:
         self.path = path
+        self._file: TextIO | None = None
+        if path is None:
+            return
         kept = [line for line in read_journal(path) if (line["stage"], line["step"]) <= (stage, step)]
         # Beside the old file and then in its place: a kill right now must not cost the lines of hours.
         partial = path.with_name(path.name + ".part")
@@ -22,12 +30,14 @@ class Journal:
 
     def write(self, **facts: Any) -> None:
         """Adds one line."""
-        self._file.write(json.dumps(facts) + "\n")
-        self._file.flush()
+        if self._file is not None:
+            self._file.write(json.dumps(facts) + "\n")
+            self._file.flush()
 
     def close(self) -> None:
         """Closes the file; nothing can be written after this."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
 
 def read_journal(path: Path) -> list[dict[str, Any]]:

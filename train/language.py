@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from kiloword.runtime.errors import ConfigError
-from kiloword.train.batches import shuffled_rows
+from kiloword.train.batches import Share, shuffled_rows
 from kiloword.train.captions import TokenIds, pad_captions
 from kiloword.train.checkpoint import build_decoder, start_from
 from kiloword.train.material import load_captions, tokenizer_of, validation_names
@@ -80,21 +80,23 @@ class LanguageTask:
             start_from(model, Path(self.recipe.start), self.tokenizer)
         return model
 
-    def prepare(self, model: nn.Module, stage: Stage, number: int) -> Steps:
+    def prepare(self, model: nn.Module, stage: Stage, number: int, share: Share) -> Steps:
         """Nothing but the number of steps."""
         if not isinstance(model, LanguageModel):
             raise TypeError(f"expected a LanguageModel, found {type(model).__name__}")
-        self.model, self.stage, self.number = model, stage, number
-        in_pass = -(-len(self.sentences) // stage.batch_size)
-        return Steps(in_pass, in_pass * stage.passes)
+        self.model, self.stage, self.number, self.share = model, stage, number, share
+        self.in_pass = share.steps_in_pass(len(self.sentences), stage.batch_size)
+        return Steps(self.in_pass, self.in_pass * stage.passes)
 
     def step(self, number: int) -> StepResult:
         """Cross-entropy of the next token of one batch."""
         every = np.arange(len(self.sentences))
-        rows = shuffled_rows(every, self.stage.batch_size, (self.recipe.seed, self.number), number)
+        seed, batch_size = (self.recipe.seed, self.number), self.stage.batch_size * self.share.of
+        rows = self.share.take(shuffled_rows(every, batch_size, seed, divmod(number, self.in_pass)))
         self.model.train()
-        loss = self._loss([self.sentences[row] for row in rows], self.stage.label_smoothing)
-        return StepResult(loss, len(rows))
+        sentences = [self.sentences[row] for row in rows]
+        loss = self._loss(sentences, self.stage.label_smoothing)
+        return StepResult(loss, len(rows), weight=self._learned(sentences))
 
     def _loss(self, sentences: Sequence[NDArray[np.int64]], label_smoothing: float) -> Tensor:
         tokens = torch.from_numpy(pad_captions([[ids] for ids in sentences], self.ids.pad)[:, 0])
@@ -118,11 +120,15 @@ class LanguageTask:
         ordered = sorted(item.token_ids, key=len)  # little padding
         for start in range(0, len(ordered), _BATCH):
             batch = ordered[start : start + _BATCH]
-            known = sum(int((ids[1:] != self.ids.unk).sum()) for ids in batch)
+            known = self._learned(batch)
             if known:
                 total += float(self._loss(batch, 0.0)) * known
                 count += known
         return math.exp(total / max(1, count))
+
+    def _learned(self, sentences: Sequence[NDArray[np.int64]]) -> int:
+        """How many tokens count: all that are written, but unknown ones."""
+        return sum(int((ids[1:] != self.ids.unk).sum()) for ids in sentences)
 
 
 def _sentences(item: DataSet, recipe: Recipe) -> list[str]:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kiloword.runtime.errors import ConfigError, KilowordError
 from kiloword.runtime.threads import default_threads
+from kiloword.train.batches import Share
 from kiloword.train.checkpoint import load_optimizer, optimizer_tensors, save_model
 from kiloword.train.curves import draw_curves
+from kiloword.train.distributed import World, joined_world
 from kiloword.train.journal import Journal
 from kiloword.train.memory import keep_freed_memory
 from kiloword.train.progress import Progress
@@ -43,32 +46,49 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False, progress: Progr
             resume.
     """
     keep_freed_memory()
-    torch.set_num_threads(recipe.threads or default_threads())
-    run = _Run(recipe, output, progress or Progress())
-    run.start(resume)
-    try:
-        while run.position.stage < len(recipe.stages):
-            run.train_stage()
-    finally:
-        run.journal.close()
+    with joined_world(recipe.device) as world:
+        torch.set_num_threads(recipe.threads or max(1, default_threads() // world.local_size))
+        run = _Run(recipe, output, progress or Progress(), world)
+        run.start(resume)
+        try:
+            while run.position.stage < len(recipe.stages):
+                run.train_stage()
+        finally:
+            run.journal.close()
     return output / BEST
+
+
+class _StepModule(nn.Module):
+    """A step of the task as the forward pass of a module, so that gradients can be averaged as usual."""
+
+    def __init__(self, model: nn.Module, task: Task) -> None:
+        super().__init__()
+        self.model = model
+        self._step = task.step
+
+    def forward(self, number: int) -> Tensor:
+        """The loss of step ``number``; ``result`` has what else it found."""
+        self.result = self._step(number)
+        return self.result.loss
 
 
 class _Run:
     """One run: the task, its model, and where it stands."""
 
-    def __init__(self, recipe: Recipe, output: Path, progress: Progress) -> None:
+    def __init__(self, recipe: Recipe, output: Path, progress: Progress, world: World) -> None:
         self.recipe = recipe
         self.output = output
-        self.progress = progress
-        self.position = Position()
-        self.device = _device(recipe)
+        self.progress = progress if world.leads else _Silent()
+        self.world = world
+        self.position = Position(processes=world.size)
+        self.device = _device(recipe, world.local_rank)
 
     def start(self, resume: bool) -> None:
         """Loads data, model and, when resuming, the state of the earlier start."""
         saved = find_state(self.output, self.recipe, resume=resume)
         self.output.mkdir(parents=True, exist_ok=True)
-        self.task: Task = load_task(self.recipe, self.device, self.progress.count)
+        with self.world.first_on_machine():  # and all have looked at the folder before anyone writes to it
+            self.task: Task = load_task(self.recipe, self.device, self.progress.count)
         self.data_digest = self.task.digest()
         torch.manual_seed(self.recipe.seed)
         self.model = self.task.build_model().to(self.device)
@@ -78,7 +98,8 @@ class _Run:
             self._restore(saved)
         else:
             self._save(with_optimizer=False)  # from here on, whatever happens can be resumed
-        self.journal = Journal(self.output / "metrics.jsonl", self.position.stage, self.position.step)
+        path = self.output / "metrics.jsonl" if self.world.leads else None
+        self.journal = Journal(path, self.position.stage, self.position.step)
 
     def train_stage(self) -> None:
         """Trains the stage that the run stands in, to its end or until it gets no better."""
@@ -100,8 +121,12 @@ class _Run:
 
     def _prepare(self, stage: Stage) -> None:
         """What the task needs for the stage, and a fresh or restored optimizer."""
-        self.steps: Steps = self.task.prepare(self.model, stage, self.position.stage)
+        share = Share(self.world.rank, self.world.size)
+        with self.world.first_on_machine():
+            self.steps: Steps = self.task.prepare(self.model, stage, self.position.stage, share)
         self.optimizer = make_optimizer(self.model, stage, self.recipe.optimizer)
+        self.step_module = _StepModule(self.model, self.task)
+        self.averaging = self.world.averaging(self.step_module, self.device)
         if self.saved_optimizer:
             load_optimizer(self.optimizer, self.saved_optimizer)
             self.saved_optimizer = {}
@@ -110,15 +135,20 @@ class _Run:
         started = time.monotonic()
         step = self.position.step
         # All randomness of a step (dropout, augmentation) follows from its number: a resumed run repeats it.
-        torch.manual_seed(hash((self.recipe.seed, self.position.stage, step)) % 2**63)
+        place = (self.recipe.seed, self.position.stage, step)
+        torch.manual_seed(hash((*place, self.world.rank) if self.world.rank else place) % 2**63)
         factor = rate_factor(step, self.steps.total, stage.warmup_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_rate"] * factor
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            result = self.task.step(step)
-        self._require_finite(result.loss)
+            loss: Tensor = self.averaging(step)
+        result = self.step_module.result
+        # The mean over all processes of what each counts by is the loss of the whole batch.
+        share = result.weight / max(self.world.total(result.weight, self.device), 1e-9)
+        whole = self.world.total(float(loss.detach()) * share, self.device)
+        self._require_finite(whole)
         self.optimizer.zero_grad(set_to_none=True)
-        result.loss.backward()  # type: ignore[no-untyped-call]
+        (loss * (share * self.world.size)).backward()
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         torch.nn.utils.clip_grad_norm_(parameters, self.recipe.optimizer.max_gradient_norm)
         self.optimizer.step()
@@ -128,17 +158,17 @@ class _Run:
         self.position.seconds += seconds
         if result.facts:
             self.journal.write(stage=self.position.stage, step=self.position.step, **result.facts)
-        self._report(stage, float(result.loss.detach()), factor, result.items / seconds)
+        self._report(stage, whole, factor, result.items * self.world.size / seconds)
 
-    def _require_finite(self, loss: Tensor) -> None:
+    def _require_finite(self, loss: float) -> None:
         """Weights that saw a loss of nan stay nan: better an end than hours for nothing."""
-        if not torch.isfinite(loss):
+        if not math.isfinite(loss):
             stage, step = self.position.stage, self.position.step
             raise KilowordError(
                 f"the loss is no number in step {step + 1} of stages.{stage}",
                 path=self.output,
                 expected="a finite loss",
-                found=f"{float(loss.detach())}",
+                found=f"{loss}",
                 hint=f"another folder and a lower rate, --set stages.{stage}.learning_rate=...",
             )
 
@@ -165,13 +195,14 @@ class _Run:
             return
         weights = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         self.model.load_state_dict(self.average)
-        judged = self.task.judge()
+        judged = self.world.from_leader(self.task.judge() if self.world.leads else None)
         self._keep_best(judged.scores, done)
         self.model.load_state_dict(weights)
         measure = self.task.measure
         found = {measure.key: judged.scores, **judged.others}
         self.journal.write(stage=self.position.stage, step=self.position.step, **found)
-        draw_curves(self.journal.path, self.output / "curves.png", measure)
+        if self.journal.path is not None:
+            draw_curves(self.journal.path, self.output / "curves.png", measure)
         shown = ", ".join(f"{name} {value:.1f}" for name, value in judged.scores.items())
         self.progress.note(f"{stage.name}: validation {measure.title} after pass {done}: {shown}")
         for name, values in judged.others.items():
@@ -184,6 +215,8 @@ class _Run:
         if rank <= self.position.best_rank:
             return
         self.position.best_rank, self.position.stale = rank, 0
+        if not self.world.leads:
+            return
         facts = {
             "stage": self.recipe.stages[self.position.stage].name,
             "passes": passes,
@@ -199,6 +232,8 @@ class _Run:
         return 0 < patience <= self.position.stale
 
     def _save(self, with_optimizer: bool = True) -> None:
+        if not self.world.leads:
+            return
         optimizer = optimizer_tensors(self.optimizer) if with_optimizer else {}
         weights = self.model.state_dict()
         save_state(
@@ -211,17 +246,34 @@ class _Run:
         if saved.data_digest not in (None, self.data_digest):
             hint = "the data of its start, or another folder with -o"
             raise ConfigError(["the data changed since this run started"], path=self.output, hint=hint)
+        if saved.position.processes != self.world.size:
+            processes = f"expected {saved.position.processes} processes, found {self.world.size}"
+            hint = "torchrun with as many as at its start, or another folder with -o"
+            raise ConfigError([processes], path=self.output, hint=hint)
         self.model.load_state_dict(saved.model)
         self.average = {name: item.to(self.device) for name, item in saved.average.items()}
         self.saved_optimizer = saved.optimizer
         self.position = saved.position
 
 
-def _device(recipe: Recipe) -> torch.device:
+class _Silent(Progress):
+    """Of a process that leaves reporting to another one."""
+
+    def count(self, task: str, done: int, total: int) -> None:
+        """Nothing."""
+
+    def step(self, stage: str, done: int, total: int, loss: float, photos_per_second: float) -> None:
+        """Nothing."""
+
+    def note(self, text: str) -> None:
+        """Nothing."""
+
+
+def _device(recipe: Recipe, number: int) -> torch.device:
     if recipe.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cuda", number) if torch.cuda.is_available() else torch.device("cpu")
     if recipe.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
             ["device: cuda was asked for, but torch finds no CUDA device"], hint="--set device=cpu"
         )
-    return torch.device(recipe.device)
+    return torch.device(recipe.device, number) if recipe.device == "cuda" else torch.device(recipe.device)

@@ -43,6 +43,8 @@ class Term:
     """A scalar."""
     facts: Mapping[str, float] = field(default_factory=dict)
     """For the log of the run."""
+    weight: float = 1.0
+    """Over how many tokens, or pictures, the loss is a mean."""
 
 
 Objective = Callable[[Seen], Term]
@@ -62,10 +64,11 @@ class Objectives:
         terms = [(weight, objective(seen)) for weight, objective in self.terms]
         facts = {name: value for _, term in terms for name, value in term.facts.items()}
         weight, first = terms[0]
+        terms_weight = first.weight  # of the words; the others' means are over nearly the same batch
         total = first.loss if weight == 1.0 else weight * first.loss
         for weight, term in terms[1:]:
             total = total + weight * term.loss
-        return Term(total, facts)
+        return Term(total, facts, terms_weight)
 
 
 def objectives_of(
@@ -91,7 +94,8 @@ def objectives_of(
 
 
 def _cross_entropy(seen: Seen, ids: TokenIds, label_smoothing: float) -> Term:
-    return Term(caption_loss(seen.model, seen.features, seen.tokens, ids, label_smoothing))
+    loss = caption_loss(seen.model, seen.features, seen.tokens, ids, label_smoothing)
+    return Term(loss, weight=float(_learned(seen.tokens[:, :, 1:], ids).sum()))
 
 
 def _self_critical(
@@ -102,7 +106,7 @@ def _self_critical(
     sampled = sample_captions(seen.model, features, ids, stage.samples, max_new_tokens, temperature)
     rewards = reward(seen.rows, sampled)
     loss = self_critical_loss(seen.model, seen.features, sampled, rewards, ids, temperature)
-    return Term(loss, {"reward": float(rewards.mean())})
+    return Term(loss, {"reward": float(rewards.mean())}, float((sampled[:, :, 1:] != ids.pad).sum()))
 
 
 def _contrastive(seen: Seen, ids: TokenIds) -> Term:

@@ -13,6 +13,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from kiloword.train.batches import Share
 from kiloword.train.pictures import Progress
 from kiloword.train.recipe import Recipe, Stage
 
@@ -44,6 +45,9 @@ class StepResult:
     """How many photos or sentences it saw."""
     facts: Mapping[str, float] = field(default_factory=dict)
     """For the log, beside the loss."""
+    weight: float = 1.0
+    """Over how many tokens, or pictures, the loss is a mean: where several processes share a batch, each
+    one's loss counts by it."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +89,8 @@ class Task(Protocol):
     def build_model(self) -> nn.Module:
         """The model with its first weights, from torch's generator, a file or another checkpoint."""
 
-    def prepare(self, model: nn.Module, stage: Stage, number: int) -> Steps:
-        """Gets a stage ready; ``number`` counts stages from 0."""
+    def prepare(self, model: nn.Module, stage: Stage, number: int, share: Share) -> Steps:
+        """Gets a stage ready; ``number`` counts stages from 0, ``share`` is what this process does of it."""
 
     def step(self, number: int) -> StepResult:
         """The loss of step ``number`` of the stage: a function of that number and torch's seed alone."""
