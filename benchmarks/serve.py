@@ -69,7 +69,7 @@ def ask_for(url: str, photos: Sequence[bytes], clients: int, seconds: float) -> 
     load, started = Load(), time.perf_counter()
     stop = started + seconds
     threads = [
-        threading.Thread(target=_client, args=(url, photos[number % len(photos) :] + photos, stop, load))
+        threading.Thread(target=_client, args=(url, [*photos[number % len(photos) :], *photos], stop, load))
         for number in range(clients)
     ]
     for thread in threads:

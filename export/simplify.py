@@ -65,7 +65,7 @@ def _whole(graph: onnx.GraphProto, split: NodeProto) -> _Whole | None:
     constants = {item.name: item for item in graph.initializer}
     makers = {name: node for node in graph.node for name in node.output}
     result, vector = makers.get(split.input[0]), None
-    nodes = (split,)
+    nodes: tuple[NodeProto, ...] = (split,)
     if result is not None and result.op_type == "Add" and _readers(graph, result.output[0]) == 1:
         name = next((name for name in result.input if name in constants), None)
         if name is None or len(constants[name].dims) != 1:
@@ -106,7 +106,7 @@ def _rank(graph: onnx.GraphProto, name: str) -> int | None:
 
 
 def _readers(graph: onnx.GraphProto, name: str) -> int:
-    inside = sum(list(node.input).count(name) for node in graph.node)
+    inside = [other for node in graph.node for other in node.input].count(name)
     return inside + sum(item.name == name for item in graph.output)
 
 

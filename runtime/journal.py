@@ -392,7 +392,7 @@ def _outcome(text: str | None, confidence: float, details: str, error: str | Non
     from kiloword.runtime.captions import Caption
 
     # JSON knows no tuples.
-    known = {
+    known: dict[str, Any] = {
         name: tuple(fact) if isinstance(fact, list) else fact for name, fact in json.loads(details).items()
     }
     return Outcome(Caption(text, confidence, (), (), **known))

@@ -148,7 +148,7 @@ class _Run:
         whole = self.world.total(float(loss.detach()) * share, self.device)
         self._require_finite(whole)
         self.optimizer.zero_grad(set_to_none=True)
-        (loss * (share * self.world.size)).backward()
+        (loss * (share * self.world.size)).backward()  # type: ignore[no-untyped-call]
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         torch.nn.utils.clip_grad_norm_(parameters, self.recipe.optimizer.max_gradient_norm)
         self.optimizer.step()

@@ -240,7 +240,8 @@ def _line_drawing(random: Generator) -> Image.Image:
         if shape == 0:
             draw.ellipse(box, outline=ink, width=pen)
         elif shape == 1:
-            draw.arc(box, *sorted(random.uniform(0, 360, 2)), fill=ink, width=pen)
+            start, end = sorted(random.uniform(0, 360, 2))
+            draw.arc(box, start, end, fill=ink, width=pen)
         elif shape == 2:
             draw.rectangle(box, outline=ink, width=pen)
         else:

@@ -186,5 +186,5 @@ def _interval(values: NDArray[np.float64]) -> Interval:
 
 def _p_value(differences: Sequence[float] | NDArray[np.float64]) -> float:
     values = np.asarray(differences)
-    smaller = min(np.mean(values <= 0), np.mean(values >= 0))
-    return float(min(1.0, max(2 * smaller, 1 / len(values))))
+    smaller = min(float(np.mean(values <= 0)), float(np.mean(values >= 0)))
+    return min(1.0, max(2 * smaller, 1 / len(values)))
