@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kiloword.runtime.errors import ConfigError
 from kiloword.runtime.manifest import AttentionSpec, TokenSpec
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def add_attention(
         spec: Which image token is which place.
         tokenizer: The one that made text of them.
     """
-    looks = read_again(decoder, encoded, tokens, [caption.token_ids for caption in captions])
+    looks = read_again(decoder, encoded, tokens, spec, [caption.token_ids for caption in captions])
     found = []
     for caption, weights in zip(captions, looks, strict=True):
         words = words_of(tokenizer, caption.token_ids)
@@ -54,8 +55,31 @@ def add_attention(
     return found
 
 
+def choose_layers(spec: AttentionSpec, layers: Sequence[int]) -> AttentionSpec:
+    """A specification in which only some of the decoder's layers count.
+
+    Args:
+        spec: Of the bundle.
+        layers: Which, counted from 0 where the decoder begins.
+
+    Raises:
+        ConfigError: The decoder has no such layer, or none is asked for.
+    """
+    queries = list(spec.queries.items())
+    count = len(queries) or 1  # a recurrent decoder looks once
+    wrong = [layer for layer in layers if not 0 <= layer < count]
+    if wrong or not layers:
+        found = ", ".join(map(str, wrong)) or "none"
+        raise ConfigError([f"attention: expected layers from 0 to {count - 1}, found {found}"])
+    return replace(spec, queries=dict(queries[layer] for layer in sorted(set(layers)))) if queries else spec
+
+
 def read_again(
-    decoder: DecoderSession, encoded: Tensors, tokens: TokenSpec, written: Sequence[Sequence[int]]
+    decoder: DecoderSession,
+    encoded: Tensors,
+    tokens: TokenSpec,
+    spec: AttentionSpec,
+    written: Sequence[Sequence[int]],
 ) -> list[NDArray[np.float32]]:
     """What the decoder looked at when it chose each token of the captions of a batch.
 
@@ -63,6 +87,7 @@ def read_again(
         decoder: The decoder that wrote them.
         encoded: What `EncoderSession.encode` returned for the batch.
         tokens: The token ids that steered the search.
+        spec: Which layers count.
         written: For each image its caption, without the prompt.
 
     Returns:
@@ -77,7 +102,7 @@ def read_again(
         stride = 1 if decoder.token_by_token else unread.shape[2]
         for start in range(0, unread.shape[2], stride):
             piece = unread[:, :, start : start + stride]
-            weights, state = decoder.look(piece, rows, context, state)
+            weights, state = decoder.look(piece, rows, context, state, spec.queries)
         looks.append(weights[:, 0])
         # A caption that has ended goes on with anything: what comes after it is cut off below.
         following = [ids[place] if place < len(ids) else tokens.pad_token_id for ids in written]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Union, overload
 
 import numpy as np
 
-from kiloword.runtime.attention import add_attention
+from kiloword.runtime.attention import add_attention, choose_layers
 from kiloword.runtime.bundle import Bundle, load_bundle
 from kiloword.runtime.captions import Caption, CaptionFailure, confidence
 from kiloword.runtime.errors import ConfigError, ImageError, KilowordError
@@ -121,7 +121,7 @@ class Captioner:
         max_new_tokens: int | None = None,
         length_penalty: float | None = None,
         no_repeat_ngram_size: int | None = None,
-        attention: bool = False,
+        attention: bool | Sequence[int] = False,
     ) -> Caption:
         """Caption one photo.
 
@@ -132,6 +132,7 @@ class Captioner:
             length_penalty: More favours longer captions.
             no_repeat_ngram_size: No sequence of this many tokens occurs twice; 0 allows all.
             attention: Also say where the decoder looked for each word; the caption is read a second time.
+                True: mean over all of the decoder's layers; a list: over these, counted from 0.
 
         Raises:
             ImageError: The picture cannot be read.
@@ -143,7 +144,7 @@ class Captioner:
         True
         """
         settings = self._settings(num_beams, max_new_tokens, length_penalty, no_repeat_ngram_size)
-        looking = self._attention_spec() if attention else None
+        looking = self._attention_spec(attention)
         start = time.perf_counter()
         photo = load_photo(image, self._bundle.manifest.image)
         return self._describe([photo], settings, start, looking)[0]
@@ -159,7 +160,7 @@ class Captioner:
         max_new_tokens: int | None = None,
         length_penalty: float | None = None,
         no_repeat_ngram_size: int | None = None,
-        attention: bool = False,
+        attention: bool | Sequence[int] = False,
     ) -> Iterator[Caption]: ...
 
     @overload
@@ -173,7 +174,7 @@ class Captioner:
         max_new_tokens: int | None = None,
         length_penalty: float | None = None,
         no_repeat_ngram_size: int | None = None,
-        attention: bool = False,
+        attention: bool | Sequence[int] = False,
     ) -> Iterator[Caption | CaptionFailure]: ...
 
     def caption_many(
@@ -186,7 +187,7 @@ class Captioner:
         max_new_tokens: int | None = None,
         length_penalty: float | None = None,
         no_repeat_ngram_size: int | None = None,
-        attention: bool = False,
+        attention: bool | Sequence[int] = False,
     ) -> Iterator[Caption | CaptionFailure]:
         """Caption any number of photos, a batch at a time.
 
@@ -213,7 +214,7 @@ class Captioner:
         ['Caption', 'CaptionFailure']
         """
         settings = self._settings(num_beams, max_new_tokens, length_penalty, no_repeat_ngram_size)
-        looking = self._attention_spec() if attention else None
+        looking = self._attention_spec(attention)
         problems = []
         if batch_size < 1:
             problems.append(f"batch_size: expected 1 or more, found {batch_size}")
@@ -231,7 +232,7 @@ class Captioner:
         max_new_tokens: int | None = None,
         length_penalty: float | None = None,
         no_repeat_ngram_size: int | None = None,
-        attention: bool = False,
+        attention: bool | Sequence[int] = False,
         on_text: Callable[[int, str], None] | None = None,
     ) -> list[Caption]:
         """Caption a batch of photos that `images.load_image` has read already.
@@ -251,7 +252,7 @@ class Captioner:
             ConfigError: The settings make no sense.
         """
         settings = self._settings(num_beams, max_new_tokens, length_penalty, no_repeat_ngram_size)
-        looking = self._attention_spec() if attention else None
+        looking = self._attention_spec(attention)
         self._check_pixels(pixels)
         photos = [Photo(one) for one in pixels]
         return self._describe(photos, settings, time.perf_counter(), looking, on_text) if photos else []
@@ -412,7 +413,9 @@ class Captioner:
             return captions
         return add_attention(captions, sessions.decoder, encoded, manifest.tokens, looking, self._tokenizer)
 
-    def _attention_spec(self) -> AttentionSpec:
+    def _attention_spec(self, attention: bool | Sequence[int]) -> AttentionSpec | None:
+        if attention is False:
+            return None
         spec = self._bundle.manifest.attention
         if spec is None:
             problem = "attention: the manifest does not say how to tell where the decoder looks"
@@ -422,7 +425,7 @@ class Captioner:
                 hint="export the checkpoint again with `kiloword export`; a decoder that reads the picture "
                 "as the beginning of its text has no attention to show",
             )
-        return spec
+        return spec if attention is True else choose_layers(spec, attention)
 
     def _caption_of(
         self, result: Generated, text: str, latency_ms: float, photo: Photo, encoded: Tensors

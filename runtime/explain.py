@@ -55,6 +55,7 @@ def explain(
     *,
     num_beams: int | None = None,
     max_new_tokens: int | None = None,
+    layers: Sequence[int] | None = None,
 ) -> Explanation:
     """Caption a photo and keep where the decoder looked for each word.
 
@@ -63,17 +64,20 @@ def explain(
         photo: As for `Captioner.caption`.
         num_beams: As for `Captioner.caption`.
         max_new_tokens: As for `Captioner.caption`.
+        layers: Only these of the decoder, counted from 0; None: all.
 
     Raises:
         ImageError: The photo cannot be read.
-        ConfigError: The bundle cannot tell where it looks.
+        ConfigError: The bundle cannot tell where it looks, or has no such layer.
     """
-    caption = captioner.caption(photo, num_beams=num_beams, max_new_tokens=max_new_tokens, attention=True)
+    looking: bool | Sequence[int] = True if layers is None else layers
+    caption = captioner.caption(photo, num_beams=num_beams, max_new_tokens=max_new_tokens, attention=looking)
     if caption.attention is None:  # for the type checker: with attention=True there is one
         raise ConfigError(["attention: none came back"])
     seen = see(photo, captioner.bundle.manifest.image, _PAGE_EDGE)
     precision = captioner.bundle.manifest.precision
-    note = f"{caption.bundle} ({precision}), cross-attention, mean over heads and layers"
+    which = "layers" if layers is None else f"layers {', '.join(map(str, sorted(set(layers))))}"
+    note = f"{caption.bundle} ({precision}), cross-attention, mean over heads and {which}"
     return Explanation(seen, caption.text, caption.words, caption.attention, note)
 
 

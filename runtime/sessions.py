@@ -16,7 +16,7 @@ import numpy as np
 from kiloword.runtime.attention import query_weights
 from kiloword.runtime.bundle import Bundle
 from kiloword.runtime.errors import BundleError, ConfigError, KilowordError, ProviderError
-from kiloword.runtime.manifest import PAST_LENGTH_AXIS, STATE_ROLES, AttentionSpec, GraphSpec, TensorSpec
+from kiloword.runtime.manifest import PAST_LENGTH_AXIS, STATE_ROLES, GraphSpec, TensorSpec
 from kiloword.runtime.threads import default_threads
 
 if TYPE_CHECKING:
@@ -89,7 +89,6 @@ class DecoderSession:
         session: onnxruntime.InferenceSession,
         spec: GraphSpec,
         path: Path,
-        attention: AttentionSpec | None = None,
     ) -> None:
         self._session = session
         self._path = path
@@ -101,8 +100,7 @@ class DecoderSession:
         next_states = {tensor.name: tensor.feeds for tensor in spec.outputs_of(*STATE_ROLES) if tensor.feeds}
         self._outputs = [logits, *next_states]
         self._targets = tuple(next_states.values())
-        self._keys = {} if attention is None else attention.queries
-        self._looks = [*(tensor.name for tensor in spec.outputs_of("cross_attention")), *self._keys]
+        self._weights = tuple(tensor.name for tensor in spec.outputs_of("cross_attention"))
 
     @property
     def token_by_token(self) -> bool:
@@ -152,7 +150,12 @@ class DecoderSession:
         return logits.astype(np.float32, copy=False), dict(zip(self._targets, states, strict=True))
 
     def look(
-        self, input_ids: NDArray[np.int64], beam_rows: NDArray[np.int64], context: Tensors, state: Tensors
+        self,
+        input_ids: NDArray[np.int64],
+        beam_rows: NDArray[np.int64],
+        context: Tensors,
+        state: Tensors,
+        queries: Mapping[str, str],
     ) -> tuple[NDArray[np.float32], Tensors]:
         """Read tokens as `step` does, and say where the decoder looks instead of what it would write.
 
@@ -163,18 +166,22 @@ class DecoderSession:
             beam_rows: Which row of the state each hypothesis continues.
             context: The images' context.
             state: The states of before.
+            queries: Those of the manifest's ``attention`` that count, each with the context that it is
+                compared with; for a decoder that puts out its weights itself, none.
 
         Returns:
-            float32 (batch_size, num_beams, image tokens) at the last position, mean over heads and layers,
-            rows sum to 1; and the new state.
+            float32 (batch_size, num_beams, image tokens) at the last position, mean over heads and these
+            queries, rows sum to 1; and the new state.
         """
         feeds = {self._token_ids.name: input_ids, self._beam_rows: beam_rows, **context, **state}
-        names = [*self._outputs[1:], *self._looks]
+        looks = [*self._weights, *queries]
+        names = [*self._outputs[1:], *looks]
         outputs = dict(zip(names, _run(self._session, self._path, names, feeds), strict=True))
-        keys = {name: context[key] for name, key in self._keys.items()}
         weights = [
-            query_weights(outputs[name], keys[name], beam_rows.shape) if name in keys else outputs[name]
-            for name in self._looks
+            query_weights(outputs[name], context[queries[name]], beam_rows.shape)
+            if name in queries
+            else outputs[name]
+            for name in looks
         ]
         mean: NDArray[np.float32] = np.mean(weights, axis=0, dtype=np.float32)
         return mean, {target: outputs[name] for name, target in zip(names, self._targets, strict=False)}
@@ -244,7 +251,7 @@ def _load_on(bundle: Bundle, provider: str, threads: int) -> Sessions:
     decoder = _create_session(bundle.decoder_path, manifest.decoder, provider, threads)
     return Sessions(
         EncoderSession(encoder, manifest.encoder, bundle.encoder_path),
-        DecoderSession(decoder, manifest.decoder, bundle.decoder_path, manifest.attention),
+        DecoderSession(decoder, manifest.decoder, bundle.decoder_path),
         provider,
     )
 

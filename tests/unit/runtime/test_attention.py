@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,9 @@ def photos(count: int, seed: int = 3) -> NDArray[np.uint8]:
 class Recorder:
     """A decoder that carries its looks along as a state, so that beams take them with them."""
 
-    def __init__(self, decoder: DecoderSession) -> None:
+    def __init__(self, decoder: DecoderSession, spec: AttentionSpec) -> None:
         self.decoder = decoder
+        self.queries = spec.queries
         self.token_by_token = decoder.token_by_token
         self.history: NDArray[np.float32] = np.zeros((0, 0, BANDS), dtype=np.float32)
         self.found: dict[tuple[int, ...], NDArray[np.float32]] = {}
@@ -50,7 +52,7 @@ class Recorder:
         self, input_ids: NDArray[np.int64], beam_rows: NDArray[np.int64], context: Tensors, state: Tensors
     ) -> tuple[NDArray[np.float32], Tensors]:
         rows = beam_rows.ravel()
-        look, _ = self.decoder.look(input_ids, beam_rows, context, state)
+        look, _ = self.decoder.look(input_ids, beam_rows, context, state, self.queries)
         if self.written:
             before = [self.written[row] for row in rows]
             read = [tuple(ids) for ids in input_ids.reshape(len(rows), -1).tolist()]
@@ -74,7 +76,8 @@ def test_the_attention_is_that_of_the_search_s_own_steps(tmp_path: Path, kind: K
     with Captioner.load(tmp_path, provider="cpu", threads=1) as captioner:
         for pixels in photos(6):
             found = captioner.caption(pixels, num_beams=num_beams, max_new_tokens=10, attention=True)
-            recorder = Recorder(sessions.decoder)
+            assert bundle.manifest.attention is not None
+            recorder = Recorder(sessions.decoder, bundle.manifest.attention)
             encoded = sessions.encoder.encode(pixels[None])
             winner = generate(recorder, encoded, bundle.manifest.tokens, settings)[0]
             assert winner.token_ids == found.token_ids
@@ -115,6 +118,40 @@ def test_nobody_pays_for_attention_who_does_not_ask(tmp_path: Path) -> None:
     assert plain.attention is None
     assert plain.words == ()
     assert replace(full, words=(), attention=None, latency_ms=0) == replace(plain, latency_ms=0)
+
+
+def test_layers_can_be_chosen() -> None:
+    """The map over all layers is a mixture of theirs: each gave the class token another share."""
+    photo = Path(__file__).resolve().parents[3] / "examples" / "photos" / "raccoon.jpg"
+    with Captioner.load(provider="cpu", threads=1) as captioner:
+
+        def look(which: bool | Sequence[int]) -> NDArray[np.float32]:
+            found = captioner.caption(photo, num_beams=1, max_new_tokens=4, attention=which).attention
+            assert found is not None
+            return found.reshape(len(found), -1)
+
+        every, layers = look(True), [look([layer]) for layer in range(3)]
+        np.testing.assert_array_equal(look([2, 0, 1]), every)
+        for wrong in ([3], [-1], []):
+            with pytest.raises(ConfigError, match="attention: expected layers from 0 to 2"):
+                look(wrong)
+    for word, map_ in enumerate(every):
+        own = np.stack([layer[word] for layer in layers], axis=1)
+        shares = np.linalg.lstsq(own, map_, rcond=None)[0]
+        np.testing.assert_allclose(own @ shares, map_, atol=1e-5)
+        assert shares.min() > 0
+        assert np.abs(own[:, 0] - own[:, 2]).max() > 1e-3
+
+
+def test_a_recurrent_decoder_has_one_layer_to_look_with(tmp_path: Path) -> None:
+    make_tiny_bundle(tmp_path, kind="recurrent", seed=5)
+    with Captioner.load(tmp_path, provider="cpu", threads=1) as captioner:
+        every, first = (captioner.caption(photos(1)[0], attention=which).attention for which in (True, [0]))
+        with pytest.raises(ConfigError, match="expected layers from 0 to 0, found 1"):
+            captioner.caption(photos(1)[0], attention=[1])
+    assert every is not None
+    assert first is not None
+    np.testing.assert_array_equal(every, first)
 
 
 def test_a_bundle_that_cannot_tell_says_so_before_any_work(tmp_path: Path) -> None:

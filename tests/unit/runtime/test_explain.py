@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from numpy.typing import NDArray
 from PIL import Image, ImageFont
 
 from kiloword import Captioner, ConfigError
+from kiloword.cli import main
 from kiloword.runtime.explain import Explanation, as_page, as_sheet, explain, write_explanation
 from kiloword.runtime.fonts import font_for, shorten, wrap
 from kiloword.runtime.images import upright_size
@@ -183,6 +185,17 @@ def test_explain_says_what_caption_says(tmp_path: Path) -> None:
     assert caption.attention is not None
     np.testing.assert_array_equal(found.maps, caption.attention)
     assert found.seen.pixels.shape == (720, 360, 3)
+
+
+@pytest.mark.parametrize(("layers", "code"), [("1", 0), ("0,2", 0), ("7", 1), ("first", 2), ("", 2)])
+def test_layers_on_the_command_line(photos: Path, tmp_path: Path, layers: str, code: int) -> None:
+    """The shipped decoder has three; text is misuse, a number too high is the bundle's word."""
+    output = tmp_path / "out.png"
+    arguments = ["explain", str(photos / "cat.jpg"), "-o", str(output), "--layers", layers, "--threads", "1"]
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == code, done.output
+    assert output.exists() == (code == 0)
+    assert code != 1 or "expected layers from 0 to 2, found 7" in done.output
 
 
 def test_another_ending_is_refused(tmp_path: Path) -> None:
