@@ -13,6 +13,7 @@ from kiloword.commands.evaluate import evaluate
 from kiloword.commands.explain import explain
 from kiloword.commands.export import export
 from kiloword.commands.inspect import inspect
+from kiloword.commands.label import label
 from kiloword.commands.serve import serve
 from kiloword.commands.train import train
 from kiloword.commands.undo import undo
@@ -28,6 +29,7 @@ COMMANDS = (
     explain,
     export,
     inspect,
+    label,
     serve,
     train,
     undo,

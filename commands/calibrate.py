@@ -12,6 +12,7 @@ from kiloword.commands.common import (
     log_at_least_info,
     needs_extra,
     provider_option,
+    split_source,
     threads_option,
     verbose_option,
 )
@@ -71,7 +72,7 @@ def calibrate(
         from kiloword.train.calibration import calibrate as run_calibration
         from kiloword.train.datasets import load_records
 
-        records = {source: load_records(*_split(source)).records for source in sources}
+        records = {source: load_records(*split_source(source)).records for source in sources}
         settings = CalibrationSettings(good_cider=good_cider, lost_share=lost, sure_from=sure_from)
         spec = run_calibration(
             Path(bundle),
@@ -90,11 +91,3 @@ def calibrate(
         f"  photos taken for something else {check['taken_for_no_photo']:.1%}, "
         f"too uncertain {check['too_uncertain']:.1%}\n"
     )
-
-
-def _split(source: str) -> tuple[str, str | None]:
-    """`coco.json` or `flickr8k:dev`; a colon in a path that exists belongs to the path."""
-    path, colon, split = source.rpartition(":")
-    if not colon or Path(source).exists():
-        return source, None
-    return path, split

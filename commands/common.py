@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
@@ -155,3 +156,11 @@ def open_output(output: str | None) -> AbstractContextManager[TextIO]:
     from kiloword.runtime.outputs import prepare_stream, write_atomically
 
     return nullcontext(prepare_stream(sys.stdout)) if output is None else write_atomically(output)
+
+
+def split_source(source: str) -> tuple[str, str | None]:
+    """`coco.json` or `flickr8k:dev`; a colon in a path that exists belongs to the path."""
+    path, colon, split = source.rpartition(":")
+    if not colon or Path(source).exists():
+        return source, None
+    return path, split

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Union, overload
 
 import numpy as np
 
+from kiloword.runtime.assessment import Assessor
 from kiloword.runtime.attention import add_attention, choose_layers
 from kiloword.runtime.bundle import Bundle, load_bundle
 from kiloword.runtime.captions import Caption, CaptionFailure, confidence
 from kiloword.runtime.errors import ConfigError, ImageError, KilowordError
-from kiloword.runtime.generation import Generated, generate, generate_stream
+from kiloword.runtime.generation import generate, generate_stream
 from kiloword.runtime.images import Photo, load_photo
 from kiloword.runtime.manifest import AttentionSpec, GenerationSettings, check_generation
-from kiloword.runtime.reliability import judge
 from kiloword.runtime.sessions import AUTO, Sessions, load_sessions
 from kiloword.runtime.tokenizer import Tokenizer
 from kiloword.runtime.wording import Wording, WordRules
@@ -63,6 +63,7 @@ class Captioner:
         self._tokenizer = tokenizer
         self._provider = sessions.provider
         self._min_confidence = min_confidence
+        self._assessor = Assessor(bundle, min_confidence)
         self._wording = wording
         self._rules = None if wording is None else WordRules(wording, tokenizer)
 
@@ -406,7 +407,7 @@ class Captioner:
         texts = [self._tokenizer.decode(result.token_ids) for result in results]
         latency_ms = 1000 * (time.perf_counter() - start) / len(results)
         captions = [
-            self._caption_of(result, text, latency_ms, photo, _row(encoded, row))
+            self._assessor.caption(result, text, latency_ms, photo, _row(encoded, row))
             for row, (result, text, photo) in enumerate(zip(results, texts, photos, strict=True))
         ]
         if looking is None:
@@ -426,30 +427,6 @@ class Captioner:
                 "as the beginning of its text has no attention to show",
             )
         return spec if attention is True else choose_layers(spec, attention)
-
-    def _caption_of(
-        self, result: Generated, text: str, latency_ms: float, photo: Photo, encoded: Tensors
-    ) -> Caption:
-        judged = judge(
-            self._bundle.manifest.reliability,
-            photo.pixels,
-            encoded,
-            result.token_logprobs,
-            self._min_confidence,
-        )
-        return Caption(
-            text=text,
-            confidence=judged.confidence,
-            reliable=judged.reliable,
-            reason=judged.reason,
-            sure=judged.sure,
-            mean_token_probability=confidence(result.token_logprobs),
-            token_ids=result.token_ids,
-            token_logprobs=result.token_logprobs,
-            latency_ms=latency_ms,
-            bundle=self._bundle.name,
-            warnings=photo.warnings,
-        )
 
 
 def _row(encoded: Tensors, row: int) -> Tensors:

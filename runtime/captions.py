@@ -42,6 +42,9 @@ class Caption:
     """Why it is not reliable; None where it is."""
     sure: bool = True
     """False: it needs a "probably"."""
+    labels: tuple[str, ...] = ()
+    """What may be in the photo, the most probable first, if the bundle can tell and is sure enough; none
+    where it is no photo."""
     mean_token_probability: float = 0.0
     """Geometric mean of the probabilities of the tokens, end of sequence included, 0..1."""
     words: tuple[str, ...] = ()
@@ -54,11 +57,15 @@ class Caption:
     def spoken(self) -> str:
         """What to show to people: `text`, with "probably" where it is not sure, or `NO_DESCRIPTION`.
 
+        The latter with what may be in the photo, if that is known.
+
         >>> Caption("a dog", 0.4, (), (), 9.0, "mine", sure=False).spoken
         'probably a dog'
+        >>> Caption("a man", 0.1, (), (), 9.0, "mine", reliable=False, labels=("espresso", "cup")).spoken
+        'no reliable description; perhaps: espresso, cup'
         """
         if not self.reliable:
-            return NO_DESCRIPTION
+            return f"{NO_DESCRIPTION}; perhaps: {', '.join(self.labels)}" if self.labels else NO_DESCRIPTION
         return self.text if self.sure else f"probably {self.text}"
 
 

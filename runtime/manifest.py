@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from kiloword.runtime.labels import LabelSpec, check_labels
 from kiloword.runtime.reliability_spec import ReliabilitySpec, check_reliability
 
 FORMAT_VERSION = 1
@@ -159,6 +160,8 @@ class Manifest:
     """How to tell where the decoder looked; null: it cannot be told."""
     reliability: ReliabilitySpec | None = None
     """How far to trust a caption; null: each counts as reliable, and its confidence is not calibrated."""
+    labels: LabelSpec | None = None
+    """How to name what may be in a photo that gets no reliable caption; null: it cannot be named."""
     format_version: int = FORMAT_VERSION
 
 
@@ -176,6 +179,7 @@ def check(manifest: Manifest) -> list[str]:
         *_check_feeds(manifest),
         *_check_attention(manifest),
         *_check_reliability(manifest),
+        *_check_labels(manifest),
         *_check_files(manifest),
     ]
 
@@ -365,6 +369,13 @@ def _check_reliability(manifest: Manifest) -> list[str]:
     return check_reliability(
         manifest.reliability, {tensor.name: tensor.axes for tensor in manifest.encoder.outputs}
     )
+
+
+def _check_labels(manifest: Manifest) -> list[str]:
+    if manifest.labels is None:
+        return []
+    outputs = {tensor.name: tensor.axes for tensor in manifest.encoder.outputs}
+    return check_labels(manifest.labels, outputs, manifest.files)
 
 
 def _check_files(manifest: Manifest) -> list[str]:

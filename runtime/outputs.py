@@ -30,7 +30,7 @@ FORMATS = ("text", "jsonl", "csv", "table")
 
 _CSV_COLUMNS = (
     *("path", "caption", "confidence", "bundle", "latency_ms", "error", "warning"),
-    *("reliable", "reason"),
+    *("reliable", "reason", "labels"),
 )
 _ESCAPED = ("Cc", "Cs")  # control characters, and the surrogates that stand for bytes that are no UTF-8
 TEMPORARY_SUFFIX = ".part"
@@ -85,6 +85,7 @@ def caption_fields(caption: Caption) -> dict[str, Any]:
         "latency_ms": round(caption.latency_ms, 2),
         "reliable": caption.reliable,
         "reason": caption.reason,
+        **({"labels": list(caption.labels)} if caption.labels else {}),
         **({"warning": "; ".join(caption.warnings)} if caption.warnings else {}),
     }
 
@@ -175,7 +176,8 @@ class _CsvWriter:
         self._write_line(dict(zip(_CSV_COLUMNS, _CSV_COLUMNS, strict=True)))
 
     def write(self, row: CaptionRow) -> None:
-        self._write_line(row_fields(row))
+        fields = row_fields(row)
+        self._write_line({**fields, "labels": "; ".join(fields.get("labels", ()))})
 
     def _write_line(self, fields: dict[str, Any]) -> None:
         line = io.StringIO()
