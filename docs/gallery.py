@@ -36,7 +36,7 @@ def tile(photo: Path, caption: Caption) -> Image.Image:
     with Image.open(photo) as image:
         picture.paste(ImageOps.fit(ImageOps.exif_transpose(image).convert("RGB"), (TILE, TILE)), (0, 0))
     draw = ImageDraw.Draw(picture)
-    lines = textwrap.wrap(caption.text, 34)[:3]
+    lines = textwrap.wrap(caption.spoken, 34)[:3]
     draw.multiline_text((2, TILE + 6), "\n".join(lines), "black", ImageFont.load_default(17), spacing=3)
     draw.text((2, TILE + 74), f"confidence {caption.confidence:.2f}", "grey", ImageFont.load_default(14))
     return picture

@@ -233,7 +233,7 @@ def _jpegs() -> dict[str, bytes]:
         "one pixel.jpg": jpeg(scene(1, 1)),
         "hair.jpg": jpeg(scene(3000, 1)),
         "a panorama.jpg": jpeg(scene(4000, 20)),
-        "garbage behind.jpg": jpeg() + os.urandom(500),
+        "garbage behind.jpg": jpeg() + random.Random(6).randbytes(500),
         "broken exif.jpg": jpeg(exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff"),
         "looping exif.jpg": jpeg(exif=exif_loop),
         "two pictures.jpg": encoded(scene(), "MPO", save_all=True, append_images=[scene()]),

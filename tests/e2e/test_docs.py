@@ -43,7 +43,7 @@ PAGES = [
     *sorted((REPOSITORY / "docs").glob("*.md")),
 ]
 FENCE = re.compile(r"^```(?P<info>\w[^\n`]*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
-OTHER_PROGRAMS = {"cd", "cp", "cat", "curl", "echo", "find", "git", "ls", "mkdir", "npm", "tar"}
+OTHER_PROGRAMS = {"cd", "cp", "cat", "curl", "echo", "find", "git", "ls", "mkdir", "npm", "tar", "torchrun"}
 """Programs that are not ours and that a reader has."""
 
 
