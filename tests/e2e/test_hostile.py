@@ -89,8 +89,8 @@ def test_mutated_files(tmp_path: Path, bundle: Path) -> None:
     failed = {path: row["error"] for path, row in rows.items() if "error" in row}
     assert [error for path, error in failed.items() if not error.startswith(f"{path}: ")] == []
     assert [error for error in failed.values() if "\n" in error] == []
-    # libtiff and the libjpeg in it write to stderr by themselves when what is packed in a TIFF is damaged, and
-    # know no file's name; whatever comes from Python would name a file, an error or a warning.
+    # libtiff and the libjpeg in it write to stderr by themselves when what is packed in a TIFF is damaged,
+    # and know no file's name; whatever comes from Python would name a file, an error or a warning.
     others = [line for line in said if not line.startswith(("error: ", "warning: "))]
     from_python = ("Traceback", "Error", "Warning", '  File "', str(tmp_path))
     assert [line for line in others if any(part in line for part in from_python)] == []
