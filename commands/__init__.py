@@ -12,6 +12,7 @@ from kiloword.commands.digits import digits
 from kiloword.commands.evaluate import evaluate
 from kiloword.commands.explain import explain
 from kiloword.commands.export import export
+from kiloword.commands.import_ import import_
 from kiloword.commands.inspect import inspect
 from kiloword.commands.label import label
 from kiloword.commands.serve import serve
@@ -28,6 +29,7 @@ COMMANDS = (
     evaluate,
     explain,
     export,
+    import_,
     inspect,
     label,
     serve,

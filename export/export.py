@@ -71,7 +71,7 @@ def export_bundle(
         raise ConfigError(["calibration photos are for int8 only"], hint="--quantize")
     loaded = load_checkpoint(find_checkpoint(checkpoint))
     # What takes seconds comes before what takes minutes.
-    _check_replaceable(output)
+    check_replaceable(output)
     photos = calibration_photos(calibration, loaded.recipe, image_spec(loaded.recipe)) if quantize else None
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -89,7 +89,7 @@ def export_bundle(
     return [output / bundle.name for bundle in made]
 
 
-def _check_replaceable(output: Path) -> None:
+def check_replaceable(output: Path) -> None:
     """An export replaces bundles; a directory of that name that is none belongs to somebody."""
     for name in (FP32, INT8):
         target = output / name

@@ -18,7 +18,6 @@ from kiloword.runtime.errors import ParityError
 from kiloword.runtime.manifest import STATE_ROLES, GraphSpec
 from kiloword.runtime.threads import default_threads
 from kiloword.train.models.captioner import CaptionModel
-from kiloword.train.models.decoder import Decoder
 
 TOLERANCE = 2e-4
 """Largest difference, absolute and relative, in fp32: summation orders differ, nothing else may."""
@@ -38,11 +37,41 @@ class Parity:
     """Absolute, over all outputs of all cases."""
 
 
+@dataclass(frozen=True)
+class Graphs:
+    """What was exported: both modules in evaluation mode, and what was declared of them."""
+
+    encoder: nn.Module
+    encoder_spec: GraphSpec
+    decoder: nn.Module
+    decoder_spec: GraphSpec
+    vocab_size: int
+    longest: int | None
+    """Most tokens that the decoder can read; ``None``: any number."""
+    token_by_token: bool = False
+    """Whether the decoder reads one token per call."""
+
+
 def check_parity(model: CaptionModel, directory: Path) -> Parity:
-    """Compares both fp32 graphs with the torch model, value by value.
+    """Compares both fp32 graphs with the torch model, value by value; see `check_graphs`."""
+    decoder = model.decoder
+    graphs = Graphs(
+        EncoderGraph(model).eval(),
+        encoder_spec(model),
+        DecoderGraph(decoder).eval(),
+        decoder_spec(model),
+        decoder.vocab_size,
+        decoder.config.longest,
+        decoder.token_by_token,
+    )
+    return check_graphs(graphs, directory)
+
+
+def check_graphs(graphs: Graphs, directory: Path) -> Parity:
+    """Compares both fp32 graphs with the modules that they were exported from, value by value.
 
     Args:
-        model: what was exported, in evaluation mode.
+        graphs: what was exported.
         directory: holds the two ONNX files.
 
     Returns:
@@ -52,20 +81,20 @@ def check_parity(model: CaptionModel, directory: Path) -> Parity:
         ParityError: an output differs by more than ``TOLERANCE``, or a cached step differs from reading the
             whole sentence at once.
     """
-    first, second = encoder_spec(model), decoder_spec(model)
+    first, second = graphs.encoder_spec, graphs.decoder_spec
     encoder, decoder = _open(directory, first), _open(directory, second)
-    worst = [_compare(EncoderGraph(model).eval(), encoder, first, case) for case in _ENCODER_CASES]
-    module = DecoderGraph(model.decoder).eval()
-    worst += [_compare(module, decoder, second, case) for case in decoder_cases(model.decoder)]
-    worst.append(_compare_cached(model.decoder, decoder, second))
+    worst = [_compare(graphs.encoder, encoder, first, case) for case in _ENCODER_CASES]
+    cases = decoder_cases(graphs.vocab_size, graphs.longest)
+    worst += [_compare(graphs.decoder, decoder, second, case) for case in cases]
+    worst.append(_compare_cached(graphs, decoder))
     return Parity(len(worst), max(worst))
 
 
-def decoder_cases(decoder: Decoder) -> list[dict[str, int]]:
+def decoder_cases(vocab_size: int, most_tokens: int | None) -> list[dict[str, int]]:
     """Sizes of the axes; none reads more tokens than the decoder has positions for."""
     cases = []
     for batch, beams, length, rows, past in _DECODER_CASES:
-        longest = decoder.config.longest or length + past
+        longest = most_tokens or length + past
         new = min(length, longest)
         cases.append(
             {
@@ -74,7 +103,7 @@ def decoder_cases(decoder: Decoder) -> list[dict[str, int]]:
                 "sequence_length": new,
                 "past_rows": rows,
                 "past_sequence_length": min(past, longest - new),
-                "vocab_size": decoder.vocab_size,
+                "vocab_size": vocab_size,
             }
         )
     return cases
@@ -112,29 +141,30 @@ def _run(
     return results
 
 
-def _compare_cached(decoder: Decoder, session: onnxruntime.InferenceSession, spec: GraphSpec) -> float:
+def _compare_cached(graphs: Graphs, session: onnxruntime.InferenceSession) -> float:
     """Token by token with a state, beams reordered on the way, against reading whole sentences at once.
 
     Whole sentences are read by torch, and by the graph too where it can.
     """
-    length = min(_CACHED_LENGTH, decoder.config.longest or _CACHED_LENGTH)
+    spec, vocab_size = graphs.decoder_spec, graphs.vocab_size
+    length = min(_CACHED_LENGTH, graphs.longest or _CACHED_LENGTH)
     sizes = {
         "batch_size": 2,
         "num_beams": 2,
         "sequence_length": length,
         "past_rows": 4,
         "past_sequence_length": 0,
-        "vocab_size": decoder.vocab_size,
+        "vocab_size": vocab_size,
     }
     inputs = example_inputs(spec, sizes, seed=7)
     feeds = {item.name: tensor.numpy() for item, tensor in zip(spec.inputs, inputs, strict=True)}
-    ids = np.random.default_rng(7).integers(0, decoder.vocab_size, (2, 2, length))
+    ids = np.random.default_rng(7).integers(0, vocab_size, (2, 2, length))
     start = beam_rows = np.arange(4, dtype=np.int64).reshape(2, 2)
     swapped = beam_rows[:, ::-1].copy()
     names = [item.name for item in spec.outputs]
     past = first = {item.name: feeds[item.name] for item in spec.inputs_of(*STATE_ROLES)}
     context = {item.name: feeds[item.name] for item in spec.inputs_of("context")}
-    module, worst = DecoderGraph(decoder).eval(), 0.0
+    worst = 0.0
     for step in range(length):
         rows = beam_rows
         if step == length // 2:  # from here on each sentence goes on with the other one's beginning
@@ -145,8 +175,8 @@ def _compare_cached(decoder: Decoder, session: onnxruntime.InferenceSession, spe
         outputs = _run(session, names, {**new, **context, **past}, what)
         past = {item.feeds: value for item, value in zip(spec.outputs, outputs, strict=True) if item.feeds}
         whole = {"input_ids": ids[:, :, : step + 1], "beam_rows": start, **context, **first}
-        readings = [_in_torch(module, [whole[item.name] for item in spec.inputs])[:1]]
-        if not decoder.token_by_token:
+        readings = [_in_torch(graphs.decoder, [whole[item.name] for item in spec.inputs])[:1]]
+        if not graphs.token_by_token:
             readings.append(_run(session, ["logits"], whole, what))
         worst = max(worst, *(_largest_difference(["logits"], item, outputs[:1], what) for item in readings))
     return worst

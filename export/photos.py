@@ -35,13 +35,13 @@ class Calibration:
     """For the report."""
 
 
-def calibration_photos(folder: Path | None, recipe: Recipe, spec: ImageSpec) -> Calibration:
+def calibration_photos(folder: Path | None, recipe: Recipe | None, spec: ImageSpec) -> Calibration:
     """Finds photos for a checkpoint.
 
     Args:
         folder: photos that the user names; ``None`` to take the training data where it is, else the example
             photos of the repository with random crops of them.
-        recipe: names the training data.
+        recipe: names the training data; ``None`` where it is not known.
         spec: size of the pixels.
 
     Raises:
@@ -49,7 +49,7 @@ def calibration_photos(folder: Path | None, recipe: Recipe, spec: ImageSpec) -> 
     """
     if folder is not None:
         return Calibration(_decode(_spread(_photos_in(folder)), spec), "given photos")
-    if files := _training_photos(recipe):
+    if recipe is not None and (files := _training_photos(recipe)):
         return Calibration(_decode(_spread(files), spec), "training photos")
     if EXAMPLES.is_dir():
         pixels = _decode(_photos_in(EXAMPLES), spec)

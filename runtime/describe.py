@@ -39,6 +39,7 @@ def _summary(bundle: Bundle) -> dict[str, Any]:
     manifest = bundle.manifest
     image, tokens = manifest.image, manifest.tokens
     crop = "" if image.shortest_edge is None else f" from {image.shortest_edge}"
+    crop = crop if image.stretch_height is None else f" from {image.stretch_height} x {image.stretch_width}"
     return {
         "name": manifest.name,
         "directory": bundle.directory,

@@ -62,7 +62,7 @@ class Generated:
     """What was written, without the prompt; ends with the end-of-sequence token unless the length ran out."""
     token_logprobs: tuple[float, ...]
     """Natural logarithm of each token's probability, as the decoder gave it, before any token was banned; a
-    preferred word has that of the words that it stands for, too."""
+    preferred word has that of the words that it stands for, too, and a forced token has 0."""
     score: float
     """Sum of the log-probabilities / number of tokens ** length_penalty: what hypotheses compete with."""
 
@@ -93,9 +93,10 @@ def generate(
         ConfigError: The settings make no sense for this decoder.
         BundleError: The decoder computed values that are no numbers.
 
-    Source: beam search as in Hugging Face transformers with ``early_stopping=False``: a hypothesis that ends
-        is set aside if it is among the best ``num_beams`` candidates; an image is done when ``num_beams`` are
-        set aside and the best that goes on scores, at its present length, no better than the worst of them.
+    Source: beam search as in Hugging Face transformers: a hypothesis that ends is set aside if it is among
+        the best ``num_beams`` candidates; an image is done when ``num_beams`` are set aside and, with
+        ``early_stopping=False``, the best that goes on scores, at its present length, no better than the
+        worst of them.
     """
     search = _BeamSearch(decoder, encoded, tokens, settings, rules)
     while search.is_running:
@@ -237,8 +238,14 @@ class _ImageSearch:
         """True when nothing that goes on can be expected to beat what is set aside."""
         if best_total == -math.inf:
             return True
-        full = len(self._finished) == self._settings.num_beams
-        return full and self._score(best_total, length) <= self._finished[-1].score
+        settings = self._settings
+        if len(self._finished) < settings.num_beams:
+            return False
+        if settings.early_stopping is True:
+            return True
+        if settings.early_stopping == "never" and settings.length_penalty > 0:
+            length = settings.max_new_tokens
+        return self._score(best_total, length) <= self._finished[-1].score
 
 
 class _BeamSearch:
@@ -324,10 +331,29 @@ class _BeamSearch:
             self._rules.apply(rows, [one.tokens for image in self._running for one in image.hypotheses])
         if self._settings.no_repeat_ngram_size:
             self._ban_repeats(rows)
+        self._keep_length(rows, normalizer)
         tokens = _largest(rows, count)
         logprobs = rows[np.arange(len(rows))[:, None], tokens] - normalizer
         shape = (*logits.shape[:2], count)
         return tokens.reshape(shape).tolist(), logprobs.reshape(shape).tolist()
+
+    def _keep_length(self, rows: Floats, normalizer: Floats) -> None:
+        """Rule out, in place, an end that comes too early, and write what is forced.
+
+        Args:
+            rows: float32 (hypotheses of all images, V), logits.
+            normalizer: float32 (hypotheses of all images, 1); a token with this logit has probability 1.
+        """
+        written = len(self._running[0].hypotheses[0].logprobs)
+        is_last = written + 1 == self._settings.max_new_tokens
+        forced = self._tokens.forced_first_token_id if written == 0 else None
+        if is_last and self._tokens.forced_last_token_id is not None:
+            forced = self._tokens.forced_last_token_id
+        if forced is not None:
+            rows[:] = -np.inf
+            rows[:, forced] = normalizer[:, 0]
+        elif written < self._settings.min_new_tokens:
+            rows[:, self._tokens.eos_token_id] = -np.inf
 
     def _ban_repeats(self, rows: Floats) -> None:
         """Rule out, in place, what would repeat an n-gram; rows float32 (hypotheses of all images, V)."""

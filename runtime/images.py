@@ -281,6 +281,8 @@ def _to_8_bits(image: Image) -> NDArray[np.uint8]:
 
 def _resized_size(size: tuple[int, int], spec: ImageSpec) -> tuple[int, int]:
     """Width and height to resize to, before any crop."""
+    if spec.stretch_width is not None and spec.stretch_height is not None:
+        return spec.stretch_width, spec.stretch_height
     if spec.resize == "stretch" or spec.shortest_edge is None:
         return spec.width, spec.height
     width, height = size

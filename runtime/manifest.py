@@ -73,12 +73,17 @@ class ImageSpec:
     """Rows of the pixels that the encoder takes."""
     width: int
     """Columns of the pixels that the encoder takes."""
-    resize: Literal["stretch", "shortest_edge_center_crop"] = "stretch"
-    """``stretch`` to height x width, or scale the shortest edge and cut height x width from the middle."""
+    resize: Literal["stretch", "shortest_edge_center_crop", "stretch_center_crop"] = "stretch"
+    """``stretch`` to height x width, or scale the shortest edge, or stretch to another size, and cut height x
+    width from the middle."""
     shortest_edge: int | None = None
     """Length of the shortest edge before the cut; only for ``shortest_edge_center_crop``."""
-    resample: Literal["bicubic", "bilinear", "lanczos", "box"] = "bicubic"
-    """Pillow's filter of this name, which averages over the source area and so does not alias."""
+    resample: Literal["bicubic", "bilinear", "lanczos", "box", "hamming", "nearest"] = "bicubic"
+    """Pillow's filter of this name; all but ``nearest`` average over the source area and so do not alias."""
+    stretch_height: int | None = None
+    """Rows before the cut; only for ``stretch_center_crop``."""
+    stretch_width: int | None = None
+    """Columns before the cut; only for ``stretch_center_crop``."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,10 @@ class TokenSpec:
     """Tokens that are never written, such as unknown, padding and beginning-of-sequence."""
     max_sequence_length: int | None = None
     """Most tokens, prompt included, that the decoder can read (its positions); null: no limit."""
+    forced_first_token_id: int | None = None
+    """What every caption begins with, as its first token after the prompt; null: what is likeliest."""
+    forced_last_token_id: int | None = None
+    """What is written where a caption reaches its greatest length; null: what is likeliest."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +118,12 @@ class GenerationSettings:
     """A hypothesis scores sum of log-probabilities / length ** length_penalty; more favours longer ones."""
     no_repeat_ngram_size: int = 0
     """No sequence of this many tokens occurs twice in a caption; 0 allows all."""
+    min_new_tokens: int = 0
+    """Fewest tokens before the end-of-sequence token may be written."""
+    early_stopping: bool | Literal["never"] = False
+    """When a beam search ends, once ``num_beams`` captions have ended: at once (true), when those that go on
+    score no better at their present length (false), or when they could not score better at the greatest
+    length either (never)."""
 
 
 @dataclass(frozen=True)
@@ -216,18 +231,40 @@ def check_generation(settings: GenerationSettings, tokens: TokenSpec, where: str
         problems.append(
             f"{prefix}no_repeat_ngram_size: expected 0 or more, found {settings.no_repeat_ngram_size}"
         )
+    if settings.min_new_tokens < 0:
+        problems.append(f"{prefix}min_new_tokens: expected 0 or more, found {settings.min_new_tokens}")
     return problems
 
 
 def _check_image(image: ImageSpec) -> list[str]:
     if image.height < 1 or image.width < 1:
         return [f"image: expected a height and width of 1 or more, found {image.height} x {image.width}"]
+    meant = {
+        "stretch": (),
+        "shortest_edge_center_crop": ("shortest_edge",),
+        "stretch_center_crop": ("stretch_height", "stretch_width"),
+    }[image.resize]
+    given = {name: getattr(image, name) for name in ("shortest_edge", "stretch_height", "stretch_width")}
+    problems = [
+        f"image.{name} has no meaning with resize '{image.resize}'"
+        for name, value in given.items()
+        if value is not None and name not in meant
+    ]
+    return problems or _check_cut(image)
+
+
+def _check_cut(image: ImageSpec) -> list[str]:
+    """What is cut out lies inside what was resized."""
     if image.resize == "stretch":
-        return (
-            []
-            if image.shortest_edge is None
-            else ["image.shortest_edge has no meaning with resize 'stretch'"]
-        )
+        return []
+    if image.resize == "stretch_center_crop":
+        sizes = ((image.stretch_height, image.height), (image.stretch_width, image.width))
+        if all(whole is not None and whole >= cut for whole, cut in sizes):
+            return []
+        return [
+            f"image.stretch_height, image.stretch_width: expected {image.height} x {image.width} or more to "
+            f"cut from, found {image.stretch_height} x {image.stretch_width}"
+        ]
     if image.shortest_edge is None or image.shortest_edge < max(image.height, image.width):
         longest = max(image.height, image.width)
         return [f"image.shortest_edge: expected {longest} or more to cut from, found {image.shortest_edge}"]
@@ -241,6 +278,8 @@ def _check_tokens(tokens: TokenSpec) -> list[str]:
         "pad_token_id": [tokens.pad_token_id],
         "prompt_token_ids": tokens.prompt_token_ids,
         "suppressed_token_ids": tokens.suppressed_token_ids,
+        "forced_first_token_id": _given(tokens.forced_first_token_id),
+        "forced_last_token_id": _given(tokens.forced_last_token_id),
     }
     problems = [
         f"tokens.{name}: expected ids below vocab_size {tokens.vocab_size}, found {token}"
@@ -255,6 +294,10 @@ def _check_tokens(tokens: TokenSpec) -> list[str]:
             f"tokens.suppressed_token_ids holds eos_token_id {tokens.eos_token_id}: no caption could end"
         )
     return problems
+
+
+def _given(token: int | None) -> list[int]:
+    return [] if token is None else [token]
 
 
 def _check_roles(manifest: Manifest) -> list[str]:

@@ -47,7 +47,7 @@ def see(source: ImageSource, spec: ImageSpec, longest: int) -> Seen:
         ImageError: The photo cannot be read.
     """
     width, height = upright_size(source)
-    if spec.resize == "stretch" or spec.shortest_edge is None:
+    if spec.resize == "stretch":
         scale = longest / max(width, height)
         view = ImageSpec(height=max(1, round(height * scale)), width=max(1, round(width * scale)))
         return Seen(load_image(source, view), 0.0, 0.0, 1.0, 1.0)
@@ -57,9 +57,15 @@ def see(source: ImageSource, spec: ImageSpec, longest: int) -> Seen:
         height=round(spec.height * scale),
         width=round(spec.width * scale),
         # Rounded up: what is cut out must not be larger than what it is cut from.
-        shortest_edge=int(np.ceil(spec.shortest_edge * scale)),
+        shortest_edge=_scaled_up(spec.shortest_edge, scale),
+        stretch_height=_scaled_up(spec.stretch_height, scale),
+        stretch_width=_scaled_up(spec.stretch_width, scale),
     )
     return Seen(load_image(source, view), *part_seen((width, height), spec))
+
+
+def _scaled_up(size: int | None, scale: float) -> int | None:
+    return None if size is None else int(np.ceil(size * scale))
 
 
 def part_seen(size: tuple[int, int], spec: ImageSpec) -> tuple[float, float, float, float]:
@@ -72,11 +78,13 @@ def part_seen(size: tuple[int, int], spec: ImageSpec) -> tuple[float, float, flo
     Returns:
         Left, top, width and height, as shares of the photo.
     """
-    if spec.resize == "stretch" or spec.shortest_edge is None:
-        return 0.0, 0.0, 1.0, 1.0
-    short = min(size)
-    width = spec.width / spec.shortest_edge * short / size[0]
-    height = spec.height / spec.shortest_edge * short / size[1]
+    width, height = 1.0, 1.0
+    if spec.stretch_width is not None and spec.stretch_height is not None:
+        width, height = spec.width / spec.stretch_width, spec.height / spec.stretch_height
+    elif spec.shortest_edge is not None:
+        short = min(size)
+        width = spec.width / spec.shortest_edge * short / size[0]
+        height = spec.height / spec.shortest_edge * short / size[1]
     return (1 - width) / 2, (1 - height) / 2, width, height
 
 

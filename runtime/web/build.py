@@ -38,6 +38,7 @@ _DECODERS = {
         "Sequence",
     ),
 }
+_UNKNOWN_FILTERS = ("hamming", "nearest")
 _DTYPES = {"float32", "int64", "uint8"}
 # The page may fetch from its own folder and nowhere else, whatever else goes wrong.
 _POLICY = (
@@ -90,12 +91,14 @@ def check_for_web(bundle: Bundle) -> None:
     """Refuse what the page could not run, now and not in the browser.
 
     Raises:
-        BundleError: A type of number or a tokenizer's decoder that the page does not know.
+        BundleError: A type of number, a filter or a tokenizer's decoder that the page does not know.
     """
     manifest = bundle.manifest
     tensors = (*manifest.encoder.inputs, *manifest.decoder.inputs)
     problems = sorted({f"tensors of {one.dtype}" for one in tensors if one.dtype not in _DTYPES})
     tokenizer = json.loads(bundle.tokenizer_path.read_text(encoding="utf-8"))
+    if manifest.image.resample in _UNKNOWN_FILTERS:
+        problems.append(f"resizing by {manifest.image.resample}")
     problems += [
         f"a decoder of type {name}" for name in sorted(_decoders(tokenizer.get("decoder")) - _DECODERS)
     ]

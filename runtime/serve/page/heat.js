@@ -6,13 +6,15 @@ const DARKNESS = 0.78;
  * The part of a picture that the encoder sees.
  * @param {number} width The picture's, upright.
  * @param {number} height The picture's, upright.
- * @param {{resize: string, width: number, height: number, shortest_edge: number|null}} image The bundle's facts.
+ * @param {{resize: string, width: number, height: number, shortest_edge: number|null,
+ *   stretch_width?: number|null, stretch_height?: number|null}} image The bundle's facts.
  * @returns {{left: number, top: number, width: number, height: number}} As shares of the picture.
  */
 export function seenPart(width, height, image) {
   if (image.resize === "stretch") return { left: 0, top: 0, width: 1, height: 1 };
   const scale = image.shortest_edge / Math.min(width, height);
-  const share = { width: image.width / (width * scale), height: image.height / (height * scale) };
+  const resized = { width: image.stretch_width ?? width * scale, height: image.stretch_height ?? height * scale };
+  const share = { width: image.width / resized.width, height: image.height / resized.height };
   return { ...share, left: (1 - share.width) / 2, top: (1 - share.height) / 2 };
 }
 

@@ -90,16 +90,17 @@ export function resize(rgb, width, height, toWidth, toHeight, filterName) {
 /**
  * Resizes and cuts as `bundle.json` says in `image`.
  * @param {Uint8Array} rgb height * width * 3, upright.
- * @param {{width: number, height: number, resize: string, shortest_edge: number|null, resample: string}} image
+ * @param {{width: number, height: number, resize: string, shortest_edge: number|null, resample: string,
+ *   stretch_width?: number|null, stretch_height?: number|null}} image
  * @returns {Uint8Array} image.height * image.width * 3.
  */
 export function toPixels(rgb, width, height, image) {
-  if (image.resize === "stretch" || image.shortest_edge === null) {
+  if (image.resize === "stretch") {
     return resize(rgb, width, height, image.width, image.height, image.resample);
   }
   const short = Math.min(width, height);
-  const wide = Math.floor((image.shortest_edge * width) / short);
-  const high = Math.floor((image.shortest_edge * height) / short);
+  const wide = image.stretch_width ?? Math.floor((image.shortest_edge * width) / short);
+  const high = image.stretch_height ?? Math.floor((image.shortest_edge * height) / short);
   const resized = resize(rgb, width, height, wide, high, image.resample);
   const left = Math.floor((wide - image.width) / 2);
   const top = Math.floor((high - image.height) / 2);

@@ -107,7 +107,12 @@ export class Model {
     for (const value of logits) if (value > highest) highest = value;
     let total = 0;
     for (const value of logits) total += Math.exp(value - highest);
+    const written = all.length - tokens.prompt_token_ids.length;
+    const isLast = written + 1 === generation.max_new_tokens;
+    const forced = (isLast ? tokens.forced_last_token_id : null) ?? (written ? null : tokens.forced_first_token_id);
+    if (forced != null) return { id: forced, logprob: 0 };
     const banned = new Set([...tokens.suppressed_token_ids, ...repeating(all, generation.no_repeat_ngram_size, tokens.eos_token_id)]);
+    if (written < (generation.min_new_tokens ?? 0)) banned.add(tokens.eos_token_id);
     let id = -1;
     logits.forEach((value, index) => { if (!banned.has(index) && (id < 0 || value > logits[id])) id = index; });
     return { id, logprob: id < 0 ? -Infinity : logits[id] - highest - Math.log(total) };

@@ -30,7 +30,6 @@ from kiloword.export.provenance import git_commit, without_places  # noqa: E402
 from kiloword.runtime.errors import ConfigError, ExportError, ParityError  # noqa: E402
 from kiloword.runtime.manifest import GraphSpec  # noqa: E402
 from kiloword.train.checkpoint import CheckpointError, load_checkpoint  # noqa: E402
-from kiloword.train.models.encoder import FeatureShape  # noqa: E402
 from kiloword.train.models.transformer import TransformerConfig  # noqa: E402
 from kiloword.train.recipe import DataSet, recipe_from_table  # noqa: E402
 from tests.checkpoints import RECIPE, TinyExport, make_tiny_checkpoint  # noqa: E402
@@ -240,7 +239,7 @@ def test_a_wrong_calibration_folder_is_found_before_the_long_export(
 
 def test_a_short_decoder_is_checked_within_its_positions() -> None:
     """Parity read 8 tokens; a decoder with 5 positions failed with an IndexError."""
-    cases = decoder_cases(TransformerConfig(max_length=5).build(10, FeatureShape(8, 2, 2)))
+    cases = decoder_cases(10, TransformerConfig(max_length=5).longest)
     assert max(case["sequence_length"] + case["past_sequence_length"] for case in cases) == 5
     assert {case["past_sequence_length"] for case in cases} > {0}
 

@@ -1,0 +1,228 @@
+"""An imported ViT-B/16 + GPT-2 against transformers eager and optimum's int8, each in its own environment.
+
+    python -m benchmarks.imported                       kiloword fp32 and int8, transformers eager
+    python -m benchmarks.imported --with-optimum        and optimum-onnx int8, in build/peers/optimum
+
+The checkpoint has the shape of nlpconnect/vit-gpt2-image-captioning and weights made from the config, for how
+long a product takes does not depend on what is multiplied. Every contestant is a process of its own that is
+pinned to the same processors; they take turns on every picture, in a new order each time. A ratio is the
+median of the ratios on the same picture in the same round.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+
+from benchmarks.machine import REPOSITORY, pin_to_cpus, summarize, write_result
+
+WORK = REPOSITORY / "build" / "imported"
+PEERS = REPOSITORY / "build" / "peers"
+WORKER = REPOSITORY / "benchmarks" / "imported_worker.py"
+OPTIMUM = ("optimum-onnx[onnxruntime]==0.1.0", "transformers==4.57.6", "torch", "pillow")
+"""What the peer's environment gets; optimum's last release with these captioners needs transformers 4."""
+CASES = ((1, 1), (1, 4), (8, 1))
+"""Batch size and beams."""
+
+
+@dataclass
+class Contestant:
+    """A process that captions, and what it took."""
+
+    name: str
+    process: subprocess.Popen[str]
+    loaded: dict[str, Any]
+    first_ms: float = 0.0
+    peak_rss_bytes: int = 0
+    times_ms: dict[tuple[int, int], list[float]] = field(default_factory=dict)
+    tokens: dict[tuple[int, int], list[list[int]]] = field(default_factory=dict)
+
+    def ask(self, batch_size: int, num_beams: int, seed: int) -> dict[str, Any]:
+        """Let it caption random pictures."""
+        request = {"batch_size": batch_size, "num_beams": num_beams, "seed": seed}
+        if self.process.stdin is None or self.process.stdout is None:
+            raise click.ClickException(f"{self.name} has no pipes")
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        answer: dict[str, Any] = json.loads(_line(self.process, self.name))
+        self.peak_rss_bytes = int(answer["peak_rss_bytes"])
+        return answer
+
+
+def make_checkpoint(directory: Path) -> Path:
+    """A checkpoint of the shape of ViT-B/16 + GPT-2 small, with random weights and a made-up vocabulary."""
+    if (directory / "model.safetensors").is_file():
+        return directory
+    import torch
+    from tokenizers import Tokenizer, decoders, models
+    from transformers import (
+        GPT2Config,
+        PreTrainedTokenizerFast,
+        VisionEncoderDecoderConfig,
+        VisionEncoderDecoderModel,
+        ViTConfig,
+        ViTImageProcessor,
+    )
+
+    torch.manual_seed(0)
+    config = VisionEncoderDecoderConfig.from_encoder_decoder_configs(
+        ViTConfig(), GPT2Config(add_cross_attention=True)
+    )
+    end = config.decoder.eos_token_id
+    config.decoder_start_token_id = config.pad_token_id = config.eos_token_id = end
+    model = VisionEncoderDecoderModel(config).eval()
+    model.generation_config.update(decoder_start_token_id=end, pad_token_id=end, eos_token_id=end)
+    model.generation_config.update(max_length=17)
+    model.save_pretrained(directory)
+    vocabulary = {f"w{index}": index for index in range(config.decoder.vocab_size - 1)}
+    library = Tokenizer(models.WordLevel({**vocabulary, "<|endoftext|>": end}, unk_token="w0"))
+    library.decoder = decoders.Metaspace()
+    PreTrainedTokenizerFast(tokenizer_object=library, eos_token="<|endoftext|>").save_pretrained(directory)
+    ViTImageProcessor().save_pretrained(directory)
+    return directory
+
+
+def make_bundles(checkpoint: Path, directory: Path) -> dict[str, Path]:
+    """Both bundles, made by `kiloword import`; the random weights say nothing about the quality of int8."""
+    wanted = {"kiloword fp32": directory / "fp32", "kiloword int8": directory / "int8"}
+    if not all(path.is_dir() for path in wanted.values()):
+        from kiloword.export.importing.bundle import Options, import_bundle
+
+        import_bundle(str(checkpoint), directory, Options(quantize=True, pictures=2))
+    return wanted
+
+
+def make_optimum(checkpoint: Path, directory: Path) -> tuple[Path, Path]:
+    """The environment of optimum, and what it makes of the checkpoint: the interpreter and a directory."""
+    python, target = PEERS / "optimum" / "bin" / "python", directory / "optimum"
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", str(PEERS / "optimum")], check=True)
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *OPTIMUM], check=True)
+    if not list(target.glob("*quantized.onnx")):
+        shutil.rmtree(target, ignore_errors=True)
+        subprocess.run(
+            [str(python), str(WORKER), "prepare-optimum", str(checkpoint), str(target)], check=True
+        )
+    return python, target
+
+
+def start(name: str, python: Path, kind: str, directory: Path, threads: int) -> Contestant:
+    """Start a worker and wait until it has loaded."""
+    variables = {**os.environ, "OMP_NUM_THREADS": str(threads), "TRANSFORMERS_VERBOSITY": "error"}
+    process = subprocess.Popen(
+        [str(python), str(WORKER), kind, str(directory), str(threads)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=variables,
+    )
+    return Contestant(name, process, json.loads(_line(process, name)))
+
+
+def _line(process: subprocess.Popen[str], name: str) -> str:
+    """The next line that is an answer; libraries print others."""
+    if process.stdout is not None:
+        for line in process.stdout:
+            if line.startswith("{"):
+                return line
+    raise click.ClickException(f"{name} ended with {process.wait()}")
+
+
+def measure(contestants: list[Contestant], rounds: int) -> None:
+    """Let them take turns in every case."""
+    shuffler = random.Random(0)
+    for one in contestants:
+        one.first_ms = one.ask(1, 1, 0)["ms"]
+    for case in CASES:
+        for seed in range(-1, rounds):  # the first is a warm-up
+            for one in shuffler.sample(contestants, len(contestants)):
+                answer = one.ask(*case, seed + 1)
+                if seed >= 0:
+                    one.times_ms.setdefault(case, []).append(answer["ms"] / case[0])
+                    one.tokens.setdefault(case, []).extend(answer["tokens"])
+
+
+def rows_of(contestants: list[Contestant]) -> list[dict[str, Any]]:
+    """One record for each contestant in each case; times are for one picture."""
+    rows = []
+    for case in CASES:
+        for one in contestants:
+            others = [other for other in contestants if other is not one]
+            rows.append(
+                {
+                    "variant": one.name,
+                    "batch_size": case[0],
+                    "num_beams": case[1],
+                    "wall_ms": summarize(one.times_ms[case]),
+                    "times_as_fast_as": {
+                        other.name: _ratio(other.times_ms[case], one.times_ms[case]) for other in others
+                    },
+                    "same_captions_as": {
+                        other.name: _agreement(other.tokens[case], one.tokens[case]) for other in others
+                    },
+                    "load_ms": round(one.loaded["load_ms"], 1),
+                    "first_caption_ms": round(one.first_ms, 1),
+                    "peak_rss_bytes": one.peak_rss_bytes,
+                }
+            )
+    return rows
+
+
+def _ratio(theirs: list[float], mine: list[float]) -> float:
+    return round(statistics.median(a / b for a, b in zip(theirs, mine, strict=True)), 2)
+
+
+def _agreement(theirs: list[list[int]], mine: list[list[int]]) -> float:
+    return round(statistics.fmean(a == b for a, b in zip(theirs, mine, strict=True)), 3)
+
+
+@click.command()
+@click.option("--threads", default=1, show_default=True)
+@click.option("--rounds", default=15, show_default=True, help="Calls of each contestant in each case.")
+@click.option("--with-optimum", is_flag=True, help="Also optimum-onnx int8; installs it in build/peers.")
+@click.option("--bundles", type=click.Path(path_type=Path), help="DIR/fp32 and DIR/int8 of this checkpoint.")
+@click.option("--output", type=click.Path(path_type=Path), help="The result file.")
+def main(threads: int, rounds: int, with_optimum: bool, bundles: Path | None, output: Path | None) -> None:
+    """Measure milliseconds for a picture, load time and memory of an imported captioner and its peers."""
+    checkpoint = make_checkpoint(WORK / "checkpoint")
+    made = make_bundles(checkpoint, bundles or WORK / "bundles")
+    peers = make_optimum(checkpoint, WORK) if with_optimum else None
+    pin_to_cpus(threads)
+    here = Path(sys.executable)
+    contestants = [start(name, here, "kiloword", path, threads) for name, path in made.items()]
+    contestants.append(start("transformers eager", here, "transformers", checkpoint, threads))
+    if peers is not None:
+        contestants.append(start("optimum int8", peers[0], "optimum", peers[1], threads))
+    try:
+        measure(contestants, rounds)
+    finally:
+        for one in contestants:
+            one.process.kill()
+    rows = rows_of(contestants)
+    for row in rows:
+        ratios = ", ".join(f"{value:.2f}x {name}" for name, value in row["times_as_fast_as"].items())
+        click.echo(
+            f"batch {row['batch_size']}  beams {row['num_beams']}  {row['variant']:18} "
+            f"{row['wall_ms']['median']:8.1f} ms  {row['peak_rss_bytes'] / 1e6:6.0f} MB  {ratios}"
+        )
+    told = {
+        "threads": threads,
+        "rounds": rounds,
+        "max_new_tokens": 16,
+        "checkpoint": "ViT-B/16 + GPT-2 shape",
+    }
+    click.echo(f"wrote {write_result('imported', told, rows, output)}", err=True)
+
+
+if __name__ == "__main__":
+    main()

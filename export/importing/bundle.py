@@ -1,0 +1,235 @@
+"""From a checkpoint of transformers to bundles: load, export, prove, quantize, write."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from kiloword.export.export import CARD_FILE, FP32, INT8, check_replaceable
+from kiloword.export.importing.card import write_card
+from kiloword.export.importing.encoder import fused_attention
+from kiloword.export.importing.foreign import Foreign, Request
+from kiloword.export.importing.proof import PICTURES, as_report, prove
+from kiloword.export.importing.registry import TESTED_TRANSFORMERS, load_foreign
+from kiloword.export.importing.source import find_checkpoint, licence_of, read_config, weight_files
+from kiloword.export.importing.text import save_tokenizer
+from kiloword.export.onnx_export import export_graph
+from kiloword.export.parity import Graphs, Parity, check_graphs
+from kiloword.export.photos import Calibration, calibration_photos
+from kiloword.export.quantize import count_convolutions, quantize_decoder, quantize_encoder
+from kiloword.export.report import as_table, compare
+from kiloword.runtime.bundle import TOKENIZER_FILE, hash_file, write_manifest
+from kiloword.runtime.errors import ExportError
+from kiloword.runtime.manifest import Manifest
+from kiloword.train.checkpoint import replace_directory
+
+logger = logging.getLogger(__name__)
+
+_PACKAGES = ("kiloword", "transformers", "torch", "onnx", "onnxruntime", "tokenizers")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What an import is asked for besides the checkpoint."""
+
+    quantize: bool = False
+    """Make an int8 bundle beside the fp32 one."""
+    calibration: Path | None = None
+    """Photos to measure the ranges of int8 on; ``None``: the example photos."""
+    style: str | None = None
+    """Which captions, for families that can write several kinds."""
+    allow_pickle: bool = False
+    """Whether weights may be a pickle."""
+    max_new_tokens: int | None = None
+    """Longest captions; ``None``: as the checkpoint says."""
+    pictures: int = PICTURES
+    """Random pictures that the bundle is compared with transformers on."""
+
+
+def import_bundle(checkpoint: str, output: Path, options: Options | None = None) -> list[Path]:
+    """Imports a checkpoint of transformers; nothing is written unless it writes what transformers writes.
+
+    Args:
+        checkpoint: a directory, or a hub id where there is a network.
+        output: the bundles become ``output/fp32`` and ``output/int8``, in the place of older ones.
+        options: what else is asked for.
+
+    Returns:
+        The directories of the bundles, fp32 first.
+
+    Raises:
+        ParityError: pixels, tokens, scores or texts are not those of transformers.
+        ExportError: the checkpoint is unknown or not whole, or a graph cannot be written.
+    """
+    asked = Options() if options is None else options
+    check_replaceable(output)
+    with _quiet_transformers():
+        directory = find_checkpoint(checkpoint, allow_pickle=asked.allow_pickle)
+        request = Request(directory, asked.allow_pickle, asked.style)
+        foreign = _shortened(load_foreign(read_config(directory), request), asked.max_new_tokens)
+        photos = calibration_photos(asked.calibration, None, foreign.pixels.image) if asked.quantize else None
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=output, prefix=".part-") as folder:
+                origin = _origin(checkpoint, directory, asked)
+                writer = _Writer(foreign, _name(checkpoint, asked.style), origin)
+                made = _make_bundles(writer, Path(folder), photos, asked.pictures)
+                for bundle in made:
+                    replace_directory(bundle, output / bundle.name)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise ExportError(
+                "bundles cannot be written here", path=output, found=reason, hint="-o DIR"
+            ) from error
+    return [output / bundle.name for bundle in made]
+
+
+def _shortened(foreign: Foreign, max_new_tokens: int | None) -> Foreign:
+    if max_new_tokens is None:
+        return foreign
+    generation = replace(foreign.generation, max_new_tokens=max_new_tokens)
+    return replace(foreign, generation=generation, own_length=True)
+
+
+@dataclass(frozen=True)
+class _Writer:
+    """Writes what is not a graph into a bundle."""
+
+    foreign: Foreign
+    name: str
+    origin: Mapping[str, Any]
+
+    def write(
+        self,
+        directory: Path,
+        precision: Literal["fp32", "int8"],
+        report: Mapping[str, Any],
+        quantization: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Adds tokenizer, card and manifest to the graphs in a directory."""
+        foreign = self.foreign
+        save_tokenizer(foreign.tokenizer, directory / TOKENIZER_FILE)
+        origin = dict(self.origin) | ({} if quantization is None else {"quantization": dict(quantization)})
+        card = write_card(self.name, precision, foreign.facts, origin, report)
+        (directory / CARD_FILE).write_text(card, encoding="utf-8")
+        manifest = Manifest(
+            name=self.name,
+            precision=precision,
+            architecture=dict(foreign.facts),
+            image=foreign.pixels.image,
+            tokens=foreign.tokens,
+            generation=foreign.generation,
+            encoder=foreign.encoder_spec,
+            decoder=foreign.decoder_spec,
+            attention=foreign.attention,
+            files={},
+            provenance=origin,
+            report=dict(report),
+        )
+        write_manifest(directory, manifest)
+
+
+def _make_bundles(writer: _Writer, folder: Path, photos: Calibration | None, pictures: int) -> list[Path]:
+    fp32 = folder / FP32
+    fp32.mkdir()
+    parity = _export(writer.foreign, fp32)
+    writer.write(fp32, FP32, {})
+    proof = prove(writer.foreign, fp32, pictures)
+    logger.info(
+        "as transformers %s on %d random pictures: tokens of %d greedily and %d with 4 beams%s, scores to "
+        "%.1e, pixels to %.1e, all texts",
+        importlib.metadata.version("transformers"),
+        proof.pictures,
+        proof.greedy_equal,
+        proof.beam_4_equal,
+        f" ({proof.ties} ties)" if proof.ties else "",
+        proof.largest_score_difference,
+        proof.largest_pixel_difference,
+    )
+    report = {"parity": asdict(parity), "transformers": as_report(proof)}
+    writer.write(fp32, FP32, report)
+    if photos is None:
+        return [fp32]
+    return [fp32, _quantize(writer, fp32, folder / INT8, photos, report)]
+
+
+def _export(foreign: Foreign, directory: Path) -> Parity:
+    """Exports both graphs and checks them against torch."""
+    encoder, decoder = foreign.encoder.eval(), foreign.decoder.eval()
+    for module, spec, positional in (
+        (encoder, foreign.encoder_spec, 1),
+        (decoder, foreign.decoder_spec, 2),
+    ):
+        path = directory / spec.file
+        with fused_attention(module):
+            export_graph(module, spec, path, vocab_size=decoder.vocab_size, positional=positional)
+        logger.info("exported %s, %.1f MB", spec.file, path.stat().st_size / 1e6)
+    graphs = Graphs(
+        encoder, foreign.encoder_spec, decoder, foreign.decoder_spec, decoder.vocab_size, decoder.longest
+    )
+    parity = check_graphs(graphs, directory)
+    logger.info("equal to torch in %d cases, to within %.1e", parity.cases, parity.largest_difference)
+    return parity
+
+
+def _quantize(writer: _Writer, fp32: Path, int8: Path, photos: Calibration, proof: Mapping[str, Any]) -> Path:
+    """Makes the int8 bundle beside the fp32 one, compares them, and writes the comparison into it."""
+    int8.mkdir()
+    encoder, decoder = writer.foreign.encoder_spec.file, writer.foreign.decoder_spec.file
+    outliers = quantize_encoder(fp32 / encoder, int8 / encoder, photos.pixels)
+    quantize_decoder(fp32 / decoder, int8 / decoder)
+    facts = {
+        "encoder": "static uint8 x int8 per channel",
+        "decoder": "8-bit weights in blocks of 128; int8 embedding",
+        "products_with_outliers": outliers,
+        "convolutions_in_float32": count_convolutions(int8 / encoder),
+        "calibration": {"photos": len(photos.pixels), "source": photos.source},
+    }
+    writer.write(int8, INT8, {}, facts)
+    report = compare(fp32, int8, photos.pixels)
+    table = as_table(report)
+    for line in ["int8 against fp32:", *table.splitlines()]:
+        logger.info("%s", line)
+    writer.write(int8, INT8, {**report, "table": table, **proof}, facts)
+    return int8
+
+
+def _name(checkpoint: str, style: str | None) -> str:
+    """The last part of a path or a hub id, with the style."""
+    name = Path(checkpoint).resolve().name if Path(checkpoint).is_dir() else checkpoint.rpartition("/")[2]
+    return name if style is None else f"{name}-{style}"
+
+
+def _origin(checkpoint: str, directory: Path, options: Options) -> dict[str, Any]:
+    """Where the bundle comes from, but not where on whose machine."""
+    weights = weight_files(directory, allow_pickle=options.allow_pickle)
+    return {
+        "imported_from": checkpoint if not Path(checkpoint).is_dir() else directory.resolve().name,
+        "checkpoint_sha256": {path.name: hash_file(path).sha256 for path in weights},
+        **({} if options.style is None else {"style": options.style}),
+        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "transformers_tested": list(TESTED_TRANSFORMERS),
+        "licence": licence_of(directory),
+    }
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Keeps transformers from drawing bars and from giving advice that nobody who imports can act on."""
+    from transformers.utils import logging as library
+
+    verbosity, bars = library.get_verbosity(), library.is_progress_bar_enabled()
+    library.set_verbosity_error()
+    library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        library.set_verbosity(verbosity)
+        if bars:
+            library.enable_progress_bar()

@@ -1,0 +1,139 @@
+"""What a family makes of a checkpoint: two graphs, facts for the manifest, and a model to compare with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kiloword.export.importing.decoder import TextDecoder
+from kiloword.export.importing.encoder import PictureEncoder
+from kiloword.export.importing.pixels import PixelRule
+from kiloword.runtime.errors import ExportError
+from kiloword.runtime.manifest import AttentionSpec, GenerationSettings, GraphSpec, TokenSpec
+
+# Weights of transformers' modules that no caption depends on; checkpoints may lack them.
+_NEVER_USED = ("pooler", "mask_token", "position_ids", "decoder.bias")
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """A checkpoint of transformers, ready to be exported."""
+
+    encoder: PictureEncoder
+    decoder: TextDecoder
+    tokens: TokenSpec
+    generation: GenerationSettings
+    tokenizer: Any
+    """transformers' own."""
+    processor: Any
+    """transformers' image processor."""
+    generate: Callable[..., Any]
+    """transformers' ``model.generate``, for float pixels (B, 3, height, width) and its keyword arguments."""
+    facts: Mapping[str, Any]
+    """For ``architecture`` in the manifest."""
+    image_tokens: int
+    """Of one picture, N."""
+    grid: tuple[int, int] | None
+    """Rows and columns that the last image tokens form; ``None``: they are no places in the picture."""
+    own_length: bool = False
+    """Whether the length of captions is not the checkpoint's but was chosen for it."""
+
+    @property
+    def pixels(self) -> PixelRule:
+        """How pictures are prepared."""
+        return self.encoder.pixels.rule
+
+    @property
+    def encoder_spec(self) -> GraphSpec:
+        """What `encoder.onnx` takes and gives."""
+        return self.encoder.spec(self.image_tokens)
+
+    @property
+    def decoder_spec(self) -> GraphSpec:
+        """What `decoder.onnx` takes and gives."""
+        return self.decoder.spec(self.image_tokens)
+
+    @property
+    def attention(self) -> AttentionSpec | None:
+        """How to tell where the decoder looked."""
+        queries = {
+            spec.name: spec.name.replace("cross_query", "cross_key_values") + ".key"
+            for spec in self.decoder_spec.outputs_of("cross_query")
+        }
+        if self.grid is None or not queries:
+            return None
+        rows, columns = self.grid
+        leading = self.image_tokens - rows * columns
+        return AttentionSpec(rows, columns, leading, queries) if leading >= 0 else None
+
+
+@dataclass(frozen=True)
+class Request:
+    """What an import is asked for."""
+
+    directory: Path
+    """The checkpoint on this machine."""
+    allow_pickle: bool = False
+    style: str | None = None
+    """Which captions, for families that can write several kinds."""
+
+
+def load_model(kind: Any, request: Request) -> Any:
+    """A model of transformers with a checkpoint's weights, in float32 and evaluation mode.
+
+    Args:
+        kind: its class.
+        request: where it is.
+
+    Raises:
+        ExportError: it cannot be loaded, or weights are missing.
+    """
+    try:
+        model, info = kind.from_pretrained(
+            request.directory,
+            dtype=torch.float32,
+            use_safetensors=not request.allow_pickle or None,
+            weights_only=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except Exception as error:  # transformers, safetensors and torch share no base for a file that is damaged
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ExportError("transformers cannot load it", path=request.directory, found=reason) from error
+    missing = [name for name in info["missing_keys"] if not any(part in name for part in _NEVER_USED)]
+    wrong = [str(item) for item in info.get("mismatched_keys", ())]
+    if missing or wrong:
+        raise ExportError(
+            "the checkpoint lacks weights",
+            path=request.directory,
+            expected=f"{len(missing) + len(wrong)} more tensors",
+            found=f"without {', '.join(sorted([*missing, *wrong])[:3])}, ...",
+        )
+    return model.eval().requires_grad_(False)
+
+
+def count_image_tokens(encoder: PictureEncoder) -> int:
+    """Image tokens of one picture, by looking at a black one."""
+    image = encoder.pixels.rule.image
+    black = torch.zeros(1, image.height, image.width, 3, dtype=torch.uint8)
+    with torch.inference_mode():
+        first: Tensor = encoder(black)[0]
+    return int(first.shape[2])
+
+
+def refuse_style(request: Request, family: str) -> None:
+    """For families that write one kind of caption.
+
+    Raises:
+        ExportError: another one is asked for.
+    """
+    if request.style is not None:
+        raise ExportError(
+            f"--style {request.style} is not for {family}", expected="Florence-2, which takes prompts"
+        )

@@ -1,0 +1,214 @@
+"""What an import refuses, before anything is exported."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+pytest.importorskip("onnxscript")
+
+from kiloword.commands.import_ import STYLES  # noqa: E402
+from kiloword.export.importing.bundle import Options, import_bundle  # noqa: E402
+from kiloword.export.importing.florence2 import PROMPTS  # noqa: E402
+from kiloword.export.importing.foreign import Request  # noqa: E402
+from kiloword.export.importing.registry import FAMILIES, load_foreign  # noqa: E402
+from kiloword.export.importing.source import find_checkpoint, licence_of, read_config  # noqa: E402
+from kiloword.runtime.errors import ExportError  # noqa: E402
+from tests import foreign  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"
+)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint")
+    return foreign.make_vision_encoder_decoder(folder / "whole", foreign.vit, foreign.gpt2)
+
+
+def copied(checkpoint: Path, target: Path) -> Path:
+    target.mkdir()
+    for file in checkpoint.iterdir():
+        (target / file.name).write_bytes(file.read_bytes())
+    return target
+
+
+def edit(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **values}), encoding="utf-8")
+
+
+def test_styles_are_the_same_everywhere() -> None:
+    """The command line writes them out, so that `--help` need not import torch."""
+    assert tuple(PROMPTS) == STYLES
+
+
+def test_an_unknown_architecture_is_refused_with_those_that_are_known(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"architectures": ["LlavaForConditionalGeneration"]}')
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(ExportError) as caught:
+        import_bundle(str(tmp_path), tmp_path / "out")
+    assert all(name in str(caught.value) for name in (*FAMILIES, "swin", "roberta", "Llava"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_unknown_parts_are_refused(checkpoint: Path, tmp_path: Path) -> None:
+    config = dict(read_config(checkpoint))
+    config["encoder"] = {**config["encoder"], "model_type": "dinov2"}
+    with pytest.raises(ExportError, match=r"vit, deit, beit, swin.*dinov2"):
+        load_foreign(config, Request(checkpoint))
+
+
+def test_a_pickle_is_refused_unless_allowed(tmp_path: Path) -> None:
+    folder = foreign.make_vision_encoder_decoder(tmp_path / "old", foreign.vit, foreign.gpt2, safe=False)
+    with pytest.raises(ExportError, match=r"pickle.*--allow-pickle"):
+        find_checkpoint(str(folder), allow_pickle=False)
+    assert find_checkpoint(str(folder), allow_pickle=True) == folder
+    loaded = load_foreign(read_config(folder), Request(folder, allow_pickle=True))
+    assert loaded.decoder.vocab_size == foreign.VOCABULARY
+
+
+class _Evil:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.target,)
+
+
+def test_code_in_an_allowed_pickle_is_not_run(checkpoint: Path, tmp_path: Path) -> None:
+    """Plain unpickling runs it, as the first lines show."""
+    proof = tmp_path / "it ran"
+    pickle.loads(pickle.dumps(_Evil(proof)))
+    assert proof.exists()
+    proof.unlink()
+    folder = copied(checkpoint, tmp_path / "evil")
+    (folder / "model.safetensors").unlink()
+    torch.save({"weight": _Evil(proof)}, folder / "pytorch_model.bin")
+    with pytest.raises(ExportError, match="cannot load"):
+        load_foreign(read_config(folder), Request(folder, allow_pickle=True))
+    assert not proof.exists()
+
+
+def test_code_in_a_checkpoint_is_not_run(checkpoint: Path, tmp_path: Path) -> None:
+    """`auto_map` names classes in files of the checkpoint; `trust_remote_code` would import them."""
+    folder, proof = copied(checkpoint, tmp_path / "own"), tmp_path / "it ran"
+    (folder / "mine.py").write_text(f"open({str(proof)!r}, 'w')\nclass C: pass\n", encoding="utf-8")
+    for name in ("config.json", "preprocessor_config.json", "tokenizer_config.json"):
+        edit(folder / name, auto_map={"AutoConfig": "mine.C", "AutoTokenizer": ["mine.C", "mine.C"]})
+    load_foreign(read_config(folder), Request(folder))
+    assert not proof.exists()
+
+
+def test_missing_weights_are_refused(checkpoint: Path, tmp_path: Path) -> None:
+    """Transformers would put random numbers in their place."""
+    from safetensors.torch import load_file, save_file
+
+    folder = copied(checkpoint, tmp_path / "part")
+    weights = load_file(folder / "model.safetensors")
+    del weights[next(name for name in weights if "crossattention.q_attn.weight" in name)]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ExportError, match=r"lacks weights.*q_attn"):
+        load_foreign(read_config(folder), Request(folder))
+
+
+def test_a_damaged_file_is_one_line(checkpoint: Path, tmp_path: Path) -> None:
+    folder = copied(checkpoint, tmp_path / "damaged")
+    (folder / "model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(ExportError, match="cannot load") as caught:
+        load_foreign(read_config(folder), Request(folder))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("repetition_penalty", 1.3), ("eos_token_id", [2, 5]), ("bad_words_ids", [[5, 6]])],
+)
+def test_settings_that_the_search_does_not_know_are_refused(
+    checkpoint: Path, tmp_path: Path, setting: str, value: Any
+) -> None:
+    folder = copied(checkpoint, tmp_path / "set")
+    edit(folder / "generation_config.json", **{setting: value})
+    with pytest.raises(ExportError, match=setting):
+        load_foreign(read_config(folder), Request(folder))
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"do_resize": False}, "no resizing"),
+        ({"do_pad": True}, "do_pad"),
+        ({"size": {"shortest_edge": 32}, "do_center_crop": False}, "different sizes"),
+    ],
+)
+def test_processors_that_do_something_else_are_refused(
+    checkpoint: Path, tmp_path: Path, values: dict[str, Any], named: str
+) -> None:
+    folder = copied(checkpoint, tmp_path / "pixels")
+    edit(folder / "preprocessor_config.json", **values)
+    with pytest.raises(ExportError, match=named):
+        load_foreign(read_config(folder), Request(folder))
+
+
+def test_a_style_is_for_florence_alone(checkpoint: Path) -> None:
+    with pytest.raises(ExportError, match="--style detailed is not for"):
+        load_foreign(read_config(checkpoint), Request(checkpoint, style="detailed"))
+
+
+def test_florence_in_its_first_format_is_refused(tmp_path: Path) -> None:
+    """That of microsoft/Florence-2-base: code of its own, and other names of its weights."""
+    config = {"architectures": ["Florence2ForConditionalGeneration"], "vision_config": {"dim_embed": [128]}}
+    with pytest.raises(ExportError, match="florence-community/Florence-2-base"):
+        load_foreign(config, Request(tmp_path))
+
+
+def test_an_unreachable_hub_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    def fail(*_: Any, **__: Any) -> str:
+        raise OSError("Name or service not known")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    with pytest.raises(ExportError, match=r"hub could not be asked.*not known"):
+        find_checkpoint("somebody/captioner", allow_pickle=False)
+    with pytest.raises(ExportError, match="no such directory"):
+        find_checkpoint("./not/here", allow_pickle=False)
+
+
+def test_the_hub_is_asked_for_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    asked: list[str] = []
+
+    def fetch(name: str, allow_patterns: list[str]) -> str:
+        asked.extend(allow_patterns)
+        (tmp_path / "model.safetensors").touch()
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    assert find_checkpoint("somebody/captioner", allow_pickle=True) == tmp_path
+    assert not [pattern for pattern in asked if pattern.endswith((".py", ".bin", "*"))]
+
+
+def test_the_licence_is_read_from_the_card(tmp_path: Path) -> None:
+    assert licence_of(tmp_path).startswith("unknown")
+    (tmp_path / "README.md").write_text("---\ntags:\n- image-to-text\nlicense: apache-2.0\n---\n# A model\n")
+    assert licence_of(tmp_path) == "apache-2.0"
+
+
+def test_what_lies_at_the_target_is_kept(checkpoint: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "out" / "fp32" / "thesis.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine", encoding="utf-8")
+    with pytest.raises(ExportError, match="will not be replaced"):
+        import_bundle(str(checkpoint), tmp_path / "out", Options())
+    assert mine.read_text(encoding="utf-8") == "mine"
