@@ -17,6 +17,7 @@ import click
 from kiloword.commands.common import (
     as_written,
     bundle_option,
+    min_confidence_option,
     provider_option,
     threads_option,
     verbose_option,
@@ -111,11 +112,14 @@ class _Options:
     "--num-beams", type=click.IntRange(min=1), metavar="N",
     help="Beams; with 1, which is the default here, words appear as they come.",
 )  # fmt: skip
+@min_confidence_option
 @bundle_option
 @provider_option
 @threads_option
 @verbose_option
-def webcam(bundle: str | None, provider: str, threads: int | None, **given: Any) -> None:
+def webcam(
+    bundle: str | None, provider: str, threads: int | None, min_confidence: float | None, **given: Any
+) -> None:
     """Caption what a camera sees now.
 
     Only the newest frame is ever captioned, only when something changed, and each caption says how old that
@@ -132,7 +136,7 @@ def webcam(bundle: str | None, provider: str, threads: int | None, **given: Any)
         check_record_path(options.record)
     source = _open(options)
     with _voice(options.speak) as voice:
-        captioner = Captioner.load(bundle, provider=provider, threads=threads)
+        captioner = Captioner.load(bundle, provider=provider, threads=threads, min_confidence=min_confidence)
         with _ended_by_signals():
             if options.every_s is None:
                 _run_live(options, source, captioner, voice)

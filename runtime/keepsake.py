@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kiloword.runtime.captions import NO_DESCRIPTION
 from kiloword.runtime.outputs import write_new
 
 if TYPE_CHECKING:
@@ -22,7 +23,8 @@ def save_photo(frame: Frame, live: LiveCaption | None, folder: Path) -> str:
 
     Args:
         frame: What was seen.
-        live: What was said; None if nothing yet: then there is the photo alone.
+        live: What was said; None if nothing yet. Then, and where no words are reliable, there is the photo
+            alone: "no reliable description" describes nothing.
         folder: Where to.
 
     Returns:
@@ -36,13 +38,14 @@ def save_photo(frame: Frame, live: LiveCaption | None, folder: Path) -> str:
     path = _free_name(folder, datetime.now())
     picture = Image.fromarray(frame.rgb)
     exif = Image.Exif()
-    if live is not None and live.shown:
-        exif[_DESCRIPTION_TAG] = live.shown.encode()  # UTF-8, as the Metadata Working Group recommends
+    words = "" if live is None or live.shown == NO_DESCRIPTION else live.shown
+    if words:
+        exif[_DESCRIPTION_TAG] = words.encode()  # UTF-8, as the Metadata Working Group recommends
     encoded = io.BytesIO()
     picture.save(encoded, "JPEG", quality=_QUALITY, exif=exif)
     write_new(path, encoded.getvalue())
-    if live is not None and live.shown:
-        write_new(path.with_suffix(".txt"), f"{live.shown}\n".encode())
+    if words:
+        write_new(path.with_suffix(".txt"), f"{words}\n".encode())
     return f"saved {path}"
 
 

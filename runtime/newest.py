@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _EXAMPLE = "kiloword webcam --source video.mp4 --headless"
 _POLL_S = 0.25  # on Windows Ctrl-C does not interrupt a wait without an end
-_HOPELESS_S = 0.25  # a recorded video that is later than this plays more slowly instead of catching up
+_HOPELESS_S = 0.1  # a recorded video that is later than this plays more slowly instead of catching up
 _RATE_WINDOW = 30
 _FIRST_DELAY_S, _LONGEST_DELAY_S = 0.5, 10.0
 

@@ -1,6 +1,6 @@
 """Whether anything changed in front of the camera: a cheap look at a small picture, before any captioning.
 
-A frame is reduced to 32 x 24 cells of mean colour (0.2 ms). Sensor noise averages out in a cell, and a change
+A frame is reduced to 32 x 24 cells of mean colour (0.3 ms). Sensor noise averages out in a cell, and a change
 of light that the whole picture shares (a camera's exposure and white balance, a cloud) is taken out, so what
 is left is something that moved, came or went.
 """
@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
 Small: TypeAlias = "NDArray[np.float32]"
@@ -37,15 +39,24 @@ def shrink(bgr: NDArray[np.uint8]) -> Small:
     """
     height, width = bgr.shape[:2]
     rows, columns = min(_ROWS, height), min(_COLUMNS, width)
-    # Every n-th pixel is enough for a mean, and saves reading the megabytes of a large frame.
-    sampled = bgr[
-        :: max(1, height // (rows * _SAMPLES_PER_CELL)), :: max(1, width // (columns * _SAMPLES_PER_CELL))
-    ]
-    per_row, per_column = sampled.shape[0] // rows, sampled.shape[1] // columns
-    cells = sampled[: rows * per_row, : columns * per_column].reshape(rows, per_row, columns, per_column, 3)
-    total = cells.sum(axis=3, dtype=np.uint32).sum(axis=1, dtype=np.uint32)
-    mean: Small = total.astype(np.float32) / np.float32(per_row * per_column)
+    # Every n-th row and column is enough for a mean, and saves reading the megabytes of a large frame.
+    sampled = bgr[:: max(1, height // (rows * _SAMPLES_PER_CELL))]
+    per_row, per_column = sampled.shape[0] // rows, width // columns
+    # Whole rows are added first, then columns: long inner loops take an eighth of the time.
+    bands = sampled[: rows * per_row, : columns * per_column].reshape(rows, per_row, -1)
+    band = _sum_of(bands[:, row] for row in range(per_row))
+    cells = band.reshape(rows, columns, per_column, 3)
+    step = max(1, per_column // _SAMPLES_PER_CELL)
+    total = _sum_of(cells[:, :, column] for column in range(0, per_column, step))
+    mean: Small = total.astype(np.float32) / np.float32(per_row * -(-per_column // step))
     return mean
+
+
+def _sum_of(parts: Iterator[NDArray[np.uint8] | NDArray[np.uint32]]) -> NDArray[np.uint32]:
+    total = next(parts).astype(np.uint32)
+    for part in parts:
+        total += part
+    return total
 
 
 def changed_share(before: Small, after: Small, levels: float = _CHANGED_LEVELS) -> float:
@@ -53,6 +64,8 @@ def changed_share(before: Small, after: Small, levels: float = _CHANGED_LEVELS) 
     if before.shape != after.shape:  # another camera, or the same one turned
         return 1.0
     difference = after - before
+    if np.abs(difference).max(initial=0.0) <= levels / 2:  # then nothing moved by more, whatever is shared
+        return 0.0
     shared = np.median(difference, axis=(0, 1)).clip(-_SHARED_SHIFT, _SHARED_SHIFT)
     moved = np.abs(difference - shared).max(axis=2) > levels
     return float(moved.mean())

@@ -275,7 +275,7 @@ def looked_at(state: LiveState) -> tuple[str, NDArray[np.float32]] | None:
     caption = state.live.caption
     maps: NDArray[np.float32] | None = caption.attention
     numbers = [number for number, word in enumerate(caption.words) if content_words(word)]
-    if maps is None or not numbers:
+    if maps is None or not numbers or not caption.reliable:
         return None
     number = numbers[int(time.monotonic() / _WORD_S) % len(numbers)]
     return caption.words[number], maps[number]

@@ -170,6 +170,17 @@ def test_say_changes_prints_sentences(bundle: str, video: Path) -> None:
     assert all(one != other for one, other in pairwise(sentences))
 
 
+@pytest.mark.parametrize(("least", "shown"), [("1", "no reliable description"), ("0", None)])
+def test_the_least_confidence(bundle: str, video: Path, least: str, shown: str | None) -> None:
+    """The tiny bundle is never quite sure; what it thought stays in the line for who wants it."""
+    lines = lines_of(webcam(bundle, "--source", video, "--min-confidence", least, "--format", "jsonl"))
+    assert lines
+    for line in lines:
+        assert line["reliable"] is (shown is None)
+        assert shown is None or line["shown"] == shown
+        assert line["caption"] not in ("", "no reliable description")
+
+
 @posix_only
 def test_changes_are_spoken(
     bundle: str, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

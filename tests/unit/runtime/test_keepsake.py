@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from kiloword.runtime import keepsake
+from kiloword.runtime.captions import NO_DESCRIPTION
 from kiloword.runtime.keepsake import save_photo
 from tests.sources import frame, live_caption
 
@@ -31,6 +32,13 @@ def test_the_photo_carries_its_caption(tmp_path: Path) -> None:
 def test_before_the_first_caption_there_is_the_photo_alone(tmp_path: Path) -> None:
     save_photo(frame(RED), None, tmp_path)
     assert [path.suffix for path in tmp_path.iterdir()] == [".jpg"]
+
+
+def test_what_is_no_description_is_not_written_as_one(tmp_path: Path) -> None:
+    save_photo(frame(RED), live_caption(NO_DESCRIPTION), tmp_path)
+    (photo,) = tmp_path.iterdir()
+    with Image.open(photo) as image:
+        assert 0x010E not in image.getexif()
 
 
 def test_nothing_is_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
