@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 
 def make_video(path: Path, *, frames: int = 30, frames_per_second: float = 30.0) -> Path:
@@ -30,3 +32,19 @@ def make_video(path: Path, *, frames: int = 30, frames_per_second: float = 30.0)
         writer.write(frame)
     writer.release()
     return path
+
+
+def make_transport_stream(
+    path: Path, pictures: Sequence[NDArray[np.uint8]], frames_per_second: float
+) -> bytes:
+    """Write pictures, uint8 (height, width, 3), blue first, as an MPEG transport stream; its bytes."""
+    cv2 = pytest.importorskip("cv2", reason="no OpenCV: the extra camera is not installed")
+    height, width = pictures[0].shape[:2]
+    code = cv2.VideoWriter_fourcc(*"PIM1")
+    writer = cv2.VideoWriter(str(path), code, frames_per_second, (width, height))
+    if not writer.isOpened():
+        pytest.skip("this OpenCV cannot write transport streams")
+    for picture in pictures:
+        writer.write(picture)
+    writer.release()
+    return path.read_bytes()

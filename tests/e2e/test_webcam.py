@@ -22,10 +22,11 @@ from PIL import Image
 
 from kiloword.cli import main
 from tests.bundles import make_tiny_bundle
+from tests.rtsp import playing
 from tests.sources import scene
 from tests.unit.runtime.test_recorder import read_video
 from tests.unit.runtime.test_subtitles import parse
-from tests.videos import make_video
+from tests.videos import make_transport_stream, make_video
 
 pytestmark = pytest.mark.e2e
 
@@ -161,6 +162,34 @@ def test_a_network_camera_that_hangs_up_is_called_again(bundle: str) -> None:
     assert max(json.loads(line)["frame"] for line in stdout.splitlines()) > 0
 
 
+def test_an_rtsp_camera_that_hangs_up_is_called_again(bundle: str, tmp_path: Path) -> None:
+    """Three scenes in a second and a half, and the same again on the next call."""
+    pictures = [scene(number // 12, (240, 320)) for number in range(36)]
+    stream = make_transport_stream(tmp_path / "a.ts", pictures, 25)
+    with (
+        playing(stream, 36 / 25) as camera,
+        started(bundle, "--source", camera.url, "--format", "jsonl", "--max-frames", "5") as process,
+    ):
+        stdout, stderr = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 0, stderr
+    assert f"{camera.url} is back after" in stderr
+    assert camera.served >= 2
+    lines = [json.loads(line) for line in stdout.splitlines()]
+    assert len(lines) == 5
+    assert all(0 < line["age_ms"] < 60_000 for line in lines)
+
+
+def test_text_has_a_line_when_the_words_change(bundle: str, video: Path) -> None:
+    """And jsonl of the same film says at which captions that was; both are looks at a film's own time."""
+    options = ("--source", video, "--every", "100ms")
+    changed = [
+        line["shown"] for line in lines_of(webcam(bundle, *options, "--format", "jsonl")) if line["changed"]
+    ]
+    text = webcam(bundle, *options).stdout.splitlines()
+    assert [line.partition("  (confidence ")[0] for line in text] == changed
+    assert len(changed) > 1
+
+
 def test_say_changes_prints_sentences(bundle: str, video: Path) -> None:
     done = webcam(bundle, "--source", video, "--say-changes")
     assert done.exit_code == 0, done.stderr
@@ -249,7 +278,7 @@ def test_a_folder_of_pictures(bundle: str, tmp_path: Path) -> None:
 @posix_only
 def test_ended_by_a_signal_it_completes_the_recording(bundle: str, tmp_path: Path, name: str) -> None:
     """As by Ctrl-C or a service manager: exit 0, the summary, and subtitles under their name."""
-    film = make_video(tmp_path / "long.mp4", frames=1800)
+    film = make_video(tmp_path / "long.mp4", frames=900)
     arguments = ("--source", film, "--record", tmp_path / "a.vtt", "--format", "jsonl")
     with started(bundle, *arguments) as process:
         assert process.stdout
