@@ -127,7 +127,7 @@ class Audit:
         return score_pointing(self.pointed)
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready, with every photo."""
+        """Ready for JSON, with every photo."""
         shares = {"error_rate": self.error(), "women_called_men": self.error("woman")}
         shares |= {"men_called_women": self.error("man"), "gendered_where_neutral": self.guessed()}
         shares["neutral_where_gendered"] = self.neutral()
@@ -222,7 +222,7 @@ def _rows(audits: Sequence[Audit]) -> Iterator[tuple[str, ...]]:
     yield "  women called men", *(str(one.error("woman")) for one in audits)
     yield "  men called women", *(str(one.error("man")) for one in audits)
     true = audits[0].true_ratio()
-    yield f"women for each man (references {true:.2f})", *(f"{one.ratio():.2f}" for one in audits)
+    yield f"women for each man (references {_shown(true)})", *(_shown(one.ratio()) for one in audits)
     yield "gendered where references are not", *(str(one.guessed()) for one in audits)
     yield "neutral where references are gendered", *(str(one.neutral()) for one in audits)
     yield "CIDEr-D (own tokenizer)", *(f"{one.cider:.1f}" for one in audits)
@@ -254,6 +254,10 @@ def to_json(audits: Sequence[Audit], facts: Mapping[str, Any]) -> str:
     """Audits with all their photos as JSON text that ends with a line break."""
     data = {**facts, "audits": [one.as_dict() for one in audits]}
     return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+
+
+def _shown(ratio: float) -> str:
+    return "no man" if math.isnan(ratio) else f"{ratio:.2f}"
 
 
 def _number(value: float) -> float | None:
