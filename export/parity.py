@@ -50,6 +50,9 @@ class Graphs:
     """Most tokens that the decoder can read; ``None``: any number."""
     token_by_token: bool = False
     """Whether the decoder reads one token per call."""
+    placeless_token_id: int | None = None
+    """A token that is not counted as a place, such as RoBERTa's padding: the tokens that are read with it get
+    other places than those that are read after it, so that both ways of reading a sentence differ."""
 
 
 def check_parity(model: CaptionModel, directory: Path) -> Parity:
@@ -159,6 +162,8 @@ def _compare_cached(graphs: Graphs, session: onnxruntime.InferenceSession) -> fl
     inputs = example_inputs(spec, sizes, seed=7)
     feeds = {item.name: tensor.numpy() for item, tensor in zip(spec.inputs, inputs, strict=True)}
     ids = np.random.default_rng(7).integers(0, vocab_size, (2, 2, length))
+    if graphs.placeless_token_id is not None:
+        ids[ids == graphs.placeless_token_id] = (graphs.placeless_token_id + 1) % vocab_size
     start = beam_rows = np.arange(4, dtype=np.int64).reshape(2, 2)
     swapped = beam_rows[:, ::-1].copy()
     names = [item.name for item in spec.outputs]

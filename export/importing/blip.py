@@ -41,7 +41,6 @@ def blip(config: Mapping[str, Any], request: Request) -> Foreign:  # noqa: ARG00
     # What BLIP's own `generate` hands to its decoder: the decoder's settings, but the text's ids.
     settings, text = model.text_decoder.generation_config, model.config.text_config
     start = prompt_and_end(
-        settings,
         request.directory,
         start=text.bos_token_id,
         end=text.sep_token_id,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -69,6 +70,7 @@ def import_bundle(checkpoint: str, output: Path, options: Options | None = None)
     """
     asked = Options() if options is None else options
     check_replaceable(output)
+    _note_version()
     with _quiet_transformers():
         directory = find_checkpoint(checkpoint, allow_pickle=asked.allow_pickle)
         request = Request(directory, asked.allow_pickle, asked.style)
@@ -88,6 +90,13 @@ def import_bundle(checkpoint: str, output: Path, options: Options | None = None)
                 "bundles cannot be written here", path=output, found=reason, hint="-o DIR"
             ) from error
     return [output / bundle.name for bundle in made]
+
+
+def _note_version() -> None:
+    """Says that a version of transformers was not tested; the comparison decides all the same."""
+    found = importlib.metadata.version("transformers")
+    if found not in TESTED_TRANSFORMERS:
+        logger.info("tested with transformers %s; here is %s", ", ".join(TESTED_TRANSFORMERS), found)
 
 
 def _shortened(foreign: Foreign, max_new_tokens: int | None) -> Foreign:
@@ -171,7 +180,13 @@ def _export(foreign: Foreign, directory: Path) -> Parity:
             export_graph(module, spec, path, vocab_size=decoder.vocab_size, positional=positional)
         logger.info("exported %s, %.1f MB", spec.file, path.stat().st_size / 1e6)
     graphs = Graphs(
-        encoder, foreign.encoder_spec, decoder, foreign.decoder_spec, decoder.vocab_size, decoder.longest
+        encoder,
+        foreign.encoder_spec,
+        decoder,
+        foreign.decoder_spec,
+        decoder.vocab_size,
+        decoder.longest,
+        placeless_token_id=decoder.positions.padding,
     )
     parity = check_graphs(graphs, directory)
     logger.info("equal to torch in %d cases, to within %.1e", parity.cases, parity.largest_difference)
@@ -228,7 +243,9 @@ def _quiet_transformers() -> Iterator[None]:
     library.set_verbosity_error()
     library.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="transformers")
+            yield
     finally:
         library.set_verbosity(verbosity)
         if bars:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -18,6 +19,7 @@ from kiloword.runtime.manifest import PAST_LENGTH_AXIS, GraphSpec, TensorSpec
 from kiloword.train.models.attention import KeyValue, attend, merge_heads, self_attend, split_heads
 
 DECODER_FILE = "decoder.onnx"
+_TANH_GELUS = ("NewGELUActivation", "GELUTanh", "FastGELUActivation")
 Image = Literal["cross", "prefix"]
 """How a decoder sees the picture: by cross-attention, or as the beginning of its own sequence."""
 
@@ -58,7 +60,7 @@ class Block(nn.Module):
         self.query, self.key, self.value = parts.attention.query, parts.attention.key, parts.attention.value
         self.out, self.attention_norm = parts.attention.out, parts.attention_norm
         self.first, self.second, self.mlp_norm = parts.first, parts.second, parts.mlp_norm
-        self.activation = parts.activation
+        self.activation = one_operator(parts.activation)
         self.has_cross = parts.cross is not None
         if parts.cross is not None and parts.cross_norm is not None:
             self.cross_query, self.cross_out = parts.cross.query, parts.cross.out
@@ -333,6 +335,13 @@ class TextDecoder(nn.Module):
 
     def _pairs(self) -> list[str]:
         return [f"{index}.{kind}" for index in range(len(self.blocks)) for kind in ("key", "value")]
+
+
+def one_operator(activation: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """An activation that transformers writes out in seven operators as the one that ONNX has for it."""
+    if type(activation).__name__ in _TANH_GELUS:
+        return partial(nn.functional.gelu, approximate="tanh")
+    return activation
 
 
 def linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:

@@ -60,7 +60,6 @@ def florence2(config: Mapping[str, Any], request: Request) -> Foreign:
     encoder = PictureEncoder(rule, vision, decoder)
     settings = model.generation_config
     start = prompt_and_end(
-        settings,
         request.directory,
         start=settings.decoder_start_token_id,
         end=settings.eos_token_id,

@@ -119,11 +119,23 @@ def load_model(kind: Any, request: Request) -> Any:
 
 
 def count_image_tokens(encoder: PictureEncoder) -> int:
-    """Image tokens of one picture, by looking at a black one."""
+    """Image tokens of one picture, by looking at a black one.
+
+    Raises:
+        ExportError: the vision model does not take what the processor makes.
+    """
     image = encoder.pixels.rule.image
     black = torch.zeros(1, image.height, image.width, 3, dtype=torch.uint8)
-    with torch.inference_mode():
-        first: Tensor = encoder(black)[0]
+    try:
+        with torch.inference_mode():
+            first: Tensor = encoder(black)[0]
+    except (RuntimeError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ExportError(
+            f"the vision model does not take pictures of {image.height} x {image.width}",
+            expected="an image processor that makes pictures of the model's image_size",
+            found=reason,
+        ) from error
     return int(first.shape[2])
 
 

@@ -53,7 +53,6 @@ def git(config: Mapping[str, Any], request: Request) -> Foreign:
     encoder = PictureEncoder(rule, vision, decoder)
     settings = model.generation_config
     start = prompt_and_end(
-        settings,
         request.directory,
         start=settings.bos_token_id,
         end=settings.eos_token_id,

@@ -47,12 +47,11 @@ class Start:
 
 
 def prompt_and_end(
-    config: Any, directory: Path, *, start: int | None, end: int | list[int] | None, vocab: int, longest: int
+    directory: Path, *, start: int | None, end: int | list[int] | None, vocab: int, longest: int
 ) -> Start:
     """Checks that a caption has a beginning and one end.
 
     Args:
-        config: transformers' GenerationConfig of the checkpoint, for messages.
         directory: of the checkpoint, for messages.
         start: the token that is read first.
         end: the token that ends a caption.
@@ -69,7 +68,7 @@ def prompt_and_end(
             path=directory,
             expected="one decoder_start_token_id (or bos_token_id) and one eos_token_id",
             found=f"{start} and {ends or None}",
-            hint=f"set them in {config.__class__.__name__}'s file, generation_config.json",
+            hint="set them in generation_config.json",
         )
     return Start((int(start),), int(ends[0]), vocab, longest)
 

@@ -57,13 +57,18 @@ def vision_encoder_decoder(config: Mapping[str, Any], request: Request) -> Forei
     rule = pixel_rule(processor)
     tokenizer = load_tokenizer(request.directory)
     model = load_model(VisionEncoderDecoderModel, request)
+    if not model.decoder.config.add_cross_attention:
+        raise ExportError(
+            "the decoder does not look at the picture",
+            path=request.directory,
+            expected="add_cross_attention: true in the decoder's part of config.json",
+        )
     decoder = DECODERS[kinds["decoder"]](model.decoder)
     vision = HiddenStates(model.encoder, getattr(model, "enc_to_dec_proj", None))
     encoder = PictureEncoder(rule, vision, decoder)
     settings = model.generation_config
     first = settings.decoder_start_token_id
     start = prompt_and_end(
-        settings,
         request.directory,
         start=settings.bos_token_id if first is None else first,
         end=settings.eos_token_id,
