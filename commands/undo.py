@@ -83,7 +83,11 @@ def _take_back(
     if not journals:
         if run_id is not None or all_runs:
             raise click.UsageError(f"there is no journal of {paths[0]}; name it with --state FILE")
-        _log.warning("%s: there is no journal; what has marks of ours is taken back", paths[0])
+        _log.warning(
+            "%s: there is no journal; what has marks of ours is taken back, which txt files have not."
+            " After a run with -o FILE: kiloword undo FILE",
+            paths[0],
+        )
         yield from _by_marks(paths, dry_run)
     for journal in journals:
         yield from _by_journal(journal, run_id, all_runs, dry_run)

@@ -7,6 +7,7 @@ of a RAW file the JPEG in it is taken; for the rest a line says what the file is
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -137,7 +138,7 @@ def _open(stream: BinaryIO, pixel_limit: int, path: Path | None) -> Image:
     try:
         return Image.open(stream)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise _too_large(str(error), pixel_limit, path) from error
+        raise _too_large(_pixels_in(str(error)), pixel_limit, path) from error
     except Exception as error:  # a plugin's parser may raise anything at a malformed header
         raise _not_a_picture(stream, path) from error
 
@@ -199,6 +200,16 @@ def _too_large(found: str, pixel_limit: int, path: Path | None) -> ImageError:
         found=found,
         hint="make it smaller first",
     )
+
+
+def _pixels_in(message: str) -> str:
+    """The number in Pillow's sentence, which is not made for the end of a line.
+
+    >>> _pixels_in("Image size (3600000000 pixels) exceeds limit of 5 pixels, could be decompression bomb.")
+    '3,600,000,000'
+    """
+    found = re.search(r"\((\d+) pixels\)", message)
+    return f"{int(found[1]):,}" if found else message
 
 
 def _check_scans(stream: BinaryIO, image: Image, path: Path | None) -> None:

@@ -6,16 +6,22 @@ of the local engine. A worker that is lost is started again, and only the block 
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kiloword.runtime.errors import ConfigError, ImageError, KilowordError, MissingDependencyError
-from kiloword.runtime.folders import PHOTO_SUFFIXES, expand_paths
+from kiloword.runtime.folders import expand_paths, is_photo_name
 from kiloword.runtime.outputs import CaptionRow, row_fields
 from kiloword.runtime.reading import read_photo
-from kiloword.runtime.shards import PackedPhoto, parquet_columns
+from kiloword.runtime.shards import PackedPhoto, is_packed_shard, is_shard_name, walk_shard
+
+Row = dict[str, Any]
+"""A photo or a shard on its way to the workers, as `_row` makes it."""
 
 if TYPE_CHECKING:
     import pyarrow
@@ -27,11 +33,12 @@ _MOST_BLOCKS = 20_000
 """More blocks than this would fill the memory of the process that hands them out."""
 # Reading and writing wait for disks and networks. Counted as work, they would wait for a processor, while
 # the workers hold all of them.
-_WAITING = {"num_cpus": 0}
+_WAITING: dict[str, Any] = {"num_cpus": 0}
+_FETCHERS = 2
+"""Tasks that fetch photos, besides one for each worker."""
+_FETCHED_BLOCK_BYTES = 1 << 20
+"""Photos that were fetched travel in blocks of this size or of a batch; so much a lost worker costs."""
 _WORKERS_FOR_EACH_WRITER = 16
-_NAMES_HINT = "a column of names, called path, key or id"
-_LOCAL_COLUMNS = {"path", "file", "error", "offset", "size", "bytes"}
-_URL_COLUMNS = {"path", "bytes"}  # of `read_binary_files`
 _TEXTS = ("path", "caption", "reason", "bundle", "error", "warning")
 _NUMBERS = ("confidence", "latency_ms")
 
@@ -64,8 +71,8 @@ def caption_on_cluster(paths: Sequence[str], output: str, options: RayOptions) -
     """Caption photos and write the captions as Parquet files.
 
     Args:
-        paths: Photos, folders, globs and shards, as for the local engine; or URLs such as `s3://bucket/photos/`,
-            which the workers read themselves.
+        paths: Photos, folders, globs and shards, as for the local engine; or URLs of photos,
+            of folders of them and of shards, such as `s3://bucket/photos/`.
         output: A folder for Parquet files, which must not be there yet, or be empty; or a URL.
         options: How.
 
@@ -82,11 +89,21 @@ def caption_on_cluster(paths: Sequence[str], output: str, options: RayOptions) -
         raise MissingDependencyError("ray", "ray") from error
     _check_output(output)
     if not ray.is_initialized():
-        ray.init(log_to_driver=False, logging_level="error", include_dashboard=False)
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
     try:
-        return _run(_photos(paths, options), output, options)
+        return _run(paths, output, options)
     except ray.exceptions.RayError as error:
-        raise KilowordError("the cluster failed", found=str(error).strip().splitlines()[-1]) from error
+        raise KilowordError("the cluster failed", found=_cause(str(error))) from error
+
+
+def _cause(text: str) -> str:
+    r"""The line that says what happened, of the many that Ray writes.
+
+    >>> _cause("ray::f() (pid=1)\n  File 'x'\nFileNotFoundError: no x\n\nTo change the retries, ...")
+    'FileNotFoundError: no x'
+    """
+    lines = text.strip().splitlines()
+    return next((line for line in lines if re.match(r"[\w.]*(Error|Exception): ", line)), lines[-1])
 
 
 def _check_output(output: str) -> None:
@@ -95,16 +112,17 @@ def _check_output(output: str) -> None:
         raise ConfigError([problem], path=output, hint="name another folder")
 
 
-def _run(photos: Dataset, output: str, options: RayOptions) -> RayCounts:
+def _run(paths: Sequence[str], output: str, options: RayOptions) -> RayCounts:
     import pyarrow.compute
     import pyarrow.dataset
     import ray
 
-    workers = options.workers or max(1, int(ray.cluster_resources().get("CPU", 1)) // options.threads)
+    cluster: Any = ray  # not all of it has types
+    workers = options.workers or max(1, int(cluster.cluster_resources().get("CPU", 1)) // options.threads)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
-    captions = photos.map_batches(
+    captions = _photos(paths, options, workers).map_batches(
         BlockCaptioner,
         fn_constructor_args=(options,),
         batch_size=options.batch_size,
@@ -124,50 +142,118 @@ def _is_url(path: str) -> bool:
     return "://" in path
 
 
-def _photos(paths: Sequence[str], options: RayOptions) -> Dataset:
-    """The photos to caption, as rows with a path and, but for local files, the bytes."""
+def _photos(paths: Sequence[str], options: RayOptions, workers: int) -> Dataset:
+    """The photos to caption, as rows that any worker can do."""
     import ray
 
-    urls = [path for path in paths if _is_url(path)]
-    if urls and len(urls) < len(paths):
-        raise ConfigError(["URLs and local paths cannot be mixed in one run"])
-    if not urls:
-        rows = list(_local_rows(paths))
-        blocks = min(_MOST_BLOCKS, -(-len(rows) // options.batch_size) or 1)
+    rows = [row for path in paths for row in _rows_of(path)]
+    blocks = min(_MOST_BLOCKS, -(-len(rows) // options.batch_size) or 1)
+    if not any(_is_to_be_fetched(row) for row in rows):
         return ray.data.from_items(rows, override_num_blocks=blocks)
-    if all(url.endswith(".parquet") for url in urls):
-        table = ray.data.read_parquet(urls, ray_remote_args=_WAITING)
-        if parquet_columns(table.schema().base_schema, urls[0])[1] is None:
-            raise ConfigError(
-                ["the photos in these Parquet files have no names"], path=urls[0], hint=_NAMES_HINT
-            )
-        return table
-    suffixes = [suffix[1:] for suffix in sorted(PHOTO_SUFFIXES)]
-    return ray.data.read_binary_files(
-        urls, include_paths=True, file_extensions=suffixes, ray_remote_args=_WAITING
-    )
+    # What Ray's own readers do would wait for processors that the workers hold.
+    ray.data.DataContext.get_current().target_max_block_size = _FETCHED_BLOCK_BYTES
+    photos = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MOST_BLOCKS))
+    return photos.flat_map(_fetch, concurrency=workers + _FETCHERS, **_WAITING)
 
 
-def _local_rows(paths: Sequence[str]) -> Iterator[dict[str, Any]]:
+def _rows_of(path: str) -> Iterator[Row]:
     """What the local engine would caption, told so that any worker can find it."""
-    for photo in expand_paths(paths):
-        row: dict[str, Any] = {
-            "path": str(photo),
-            "file": "",
-            "error": "",
-            "offset": 0,
-            "size": 0,
-            "bytes": b"",
-        }
-        if isinstance(photo, ImageError):
-            row |= {"path": photo.path or "", "error": str(photo)}
-        elif isinstance(photo, PackedPhoto) and photo.data is not None:
-            row |= {"bytes": photo.data}
-        elif isinstance(photo, PackedPhoto):
-            row |= {"file": os.path.abspath(photo.shard), "offset": photo.offset, "size": photo.size}
-        else:
-            row |= {"file": os.path.abspath(photo)}
+    if _is_url(path):
+        yield from _rows_of_url(path)
+    elif is_packed_shard(path) and os.path.isfile(path):
+        yield _row(path, file=os.path.abspath(path), shard=True)
+    else:
+        yield from map(_row_of, expand_paths([path]))
+
+
+def _rows_of_url(url: str) -> Iterator[Row]:
+    from pyarrow.fs import FileSelector, FileSystem, FileType
+
+    if is_shard_name(url):
+        yield _row(url, file=url, shard=True)
+        return
+    try:
+        system, root = FileSystem.from_uri(url)
+        if system.get_file_info(root).type != FileType.Directory:
+            yield _row(url, file=url)
+            return
+        found = system.get_file_info(FileSelector(root, recursive=True))
+    except (OSError, ValueError) as error:  # an ArrowException is one of them
+        yield _row(url, error=str(ImageError("cannot be listed", path=url, found=_first_line(error))))
+        return
+    photos = sorted(one.path for one in found if one.type == FileType.File and is_photo_name(one.base_name))
+    if not photos:
+        yield _row(url, error=str(ImageError("no photos in this folder", path=url)))
+    for photo in photos:
+        inside = url.rstrip("/") + photo[len(root.rstrip("/")) :]
+        yield _row(inside, file=inside)
+
+
+def _row_of(photo: str | ImageError) -> Row:
+    if isinstance(photo, ImageError):
+        return _row(photo.path or "", error=str(photo))
+    if isinstance(photo, PackedPhoto) and photo.data is not None:
+        return _row(str(photo), data=photo.data)
+    if isinstance(photo, PackedPhoto):
+        return _row(str(photo), file=os.path.abspath(photo.shard), offset=photo.offset or 0, size=photo.size)
+    return _row(photo, file=photo if _is_url(photo) else os.path.abspath(photo))
+
+
+def _row(
+    path: str,
+    *,
+    file: str = "",
+    shard: bool = False,
+    offset: int = 0,
+    size: int = 0,
+    data: bytes = b"",
+    error: str = "",
+) -> Row:
+    """A photo, or a shard full of them: where its bytes are, or the bytes, or what is wrong.
+
+    Args:
+        path: As rows of captions name it.
+        file: The file or URL with its bytes; empty if they are in `data`.
+        shard: Whether this is a whole shard.
+        offset: Of the bytes in the file.
+        size: How many bytes; 0 for the whole file.
+        data: The bytes.
+        error: The line for a photo that cannot be read.
+    """
+    place = {"path": path, "file": file, "shard": shard, "offset": offset, "size": size}
+    return {**place, "bytes": data, "error": error}
+
+
+def _is_to_be_fetched(row: Row) -> bool:
+    return bool(row["shard"]) or _is_url(row["file"])
+
+
+def _fetch(row: Row) -> Iterator[Row]:
+    """A shard's photos, or a photo with the bytes behind its URL; runs where there is time to wait."""
+    if not _is_to_be_fetched(row):
         yield row
+        return
+    path, file = row["path"], row["file"]
+    try:
+        with _open_url(file) if _is_url(file) else nullcontext() as stream:
+            if stream is not None and not row["shard"]:
+                yield _row(path, data=stream.read())
+                return
+            for photo in walk_shard(file, stream, name=path):
+                yield from _fetch(_row_of(photo))  # a Parquet file may hold URLs
+    except (OSError, ValueError) as error:
+        yield _row(path, error=str(ImageError("cannot be read", path=path, found=_first_line(error))))
+
+
+def _open_url(url: str) -> pyarrow.NativeFile:
+    from pyarrow.fs import FileSystem
+
+    system, path = FileSystem.from_uri(url)
+    return system.open_input_file(path)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 class BlockCaptioner:
@@ -185,9 +271,7 @@ class BlockCaptioner:
 
     def __call__(self, block: pyarrow.Table) -> pyarrow.Table:
         """Caption a block; a photo that cannot be read becomes a row with an error."""
-        ours = set(block.column_names) in (_LOCAL_COLUMNS, _URL_COLUMNS)
-        columns = None if ours else parquet_columns(block.schema, "the photos")
-        loaded = [self._load(row, columns) for row in block.to_pylist()]
+        loaded = [self._load(row) for row in block.to_pylist()]
         captions = iter(self._captions([photo for _, photo in loaded if not isinstance(photo, str)]))
         return _as_table(
             CaptionRow(path, error=photo) if isinstance(photo, str) else CaptionRow(path, next(captions))
@@ -209,34 +293,22 @@ class BlockCaptioner:
         pairs = zip(captions, photos, strict=True)
         return [replace(caption, warnings=photo.warnings) for caption, photo in pairs]
 
-    def _load(
-        self, row: dict[str, Any], columns: tuple[str | None, str | None] | None
-    ) -> tuple[str, Photo | str]:
+    def _load(self, row: Row) -> tuple[str, Photo | str]:
         """A photo's path with the photo, or with the line that says what is wrong."""
-        if columns is None and row.get("error"):
-            return row["path"], row["error"]
-        photo = _photo_of_row(row) if columns is None else _photo_of_table(row, columns)
-        shown = row["path"] if columns is None else str(photo)
+        path = row["path"]
+        if row["error"]:
+            return path, row["error"]
         try:
-            return shown, read_photo(photo).decode(self._captioner.bundle.manifest.image)
+            return path, read_photo(_source_of(row)).decode(self._captioner.bundle.manifest.image)
         except ImageError as error:
-            return shown, f"{shown}: {str(error).removeprefix(f'{error.path}: ')}"
+            return path, f"{path}: {str(error).removeprefix(f'{error.path}: ')}"
 
 
-def _photo_of_row(row: dict[str, Any]) -> str:
-    """What to read, of a row that this module made or that was read from a URL."""
-    path, data = row["path"], row["bytes"]
-    if row.get("size"):
-        return PackedPhoto.at(path, row["file"], row["offset"], row["size"])
-    return row["file"] if row.get("file") else PackedPhoto.holding(path, path, data or b"")
-
-
-def _photo_of_table(row: dict[str, Any], columns: tuple[str | None, str | None]) -> str:
-    """What to read, of a row of somebody's Parquet files."""
-    images, names = columns
-    image, name = row.get(images or ""), str(row.get(names or ""))
-    data = image.get("bytes") if isinstance(image, dict) else image
-    return name if images is None else PackedPhoto.holding(name, name, data or b"")
+def _source_of(row: Row) -> str:
+    """What to read."""
+    if row["size"]:
+        return PackedPhoto.at(row["path"], row["file"], row["offset"], row["size"])
+    return row["file"] or PackedPhoto.holding(row["path"], row["path"], row["bytes"])
 
 
 def _as_table(rows: Iterator[CaptionRow]) -> pyarrow.Table:

@@ -62,7 +62,7 @@ def read_photo(path: str) -> PhotoFile:
     """
     if isinstance(path, PackedPhoto):
         data = path.read()
-        return PhotoFile(path, content_hash(data), stat_of(path), data)
+        return PhotoFile(path, content_hash(data), _stat_of_shard(path), data)
     for attempt in range(_ATTEMPTS):
         if attempt:
             time.sleep(_SETTLE_S)
@@ -80,6 +80,13 @@ def stat_of(path: str) -> os.stat_result:
         ValueError: The path holds a null byte.
     """
     return os.stat(path.shard if isinstance(path, PackedPhoto) else path)
+
+
+def _stat_of_shard(photo: PackedPhoto) -> os.stat_result | None:
+    try:
+        return stat_of(photo)
+    except OSError:  # it lies behind a URL, or has gone since
+        return None
 
 
 def _read_once(path: str) -> PhotoFile | None:

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 from kiloword.runtime.errors import ImageError, MissingDependencyError
 
 if TYPE_CHECKING:
-    from pyarrow import Schema
+    from pyarrow import NativeFile, Schema
 
 _TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _PARQUET_SUFFIX = ".parquet"
+_PLAIN_SUFFIX = ".tar"
 _MOST_MEMBER_BYTES = 512 << 20
 _PARQUET_ROWS = 64
 _IMAGE_COLUMNS = ("image", "img", "bytes", "data", "content", "jpg", "jpeg", "png", "webp")
@@ -74,11 +75,27 @@ def is_shard_name(path: str) -> bool:
     return path.lower().endswith((*_TAR_SUFFIXES, _PARQUET_SUFFIX))
 
 
-def walk_shard(path: str) -> Iterator[str | ImageError]:
+def is_packed_shard(path: str) -> bool:
+    """Whether a file is a shard whose photos are not in it as they are: all but plain tar.
+
+    >>> is_packed_shard("a.tar"), is_packed_shard("a.tgz"), is_packed_shard("a.parquet")
+    (False, True, True)
+    """
+    return is_shard_name(path) and not path.lower().endswith(_PLAIN_SUFFIX)
+
+
+def walk_shard(
+    path: str, stream: NativeFile | None = None, *, name: str | None = None
+) -> Iterator[str | ImageError]:
     """List the photos in a shard, in its order.
 
     Of a tar file these are the members that are called like photos; of a Parquet file, the rows, with the
     images' bytes in a column (as Hugging Face's data sets have it, or a binary column) or with paths.
+
+    Args:
+        path: The shard.
+        stream: Its bytes, where it is no file of this machine.
+        name: How photos' paths begin; None for `path`.
 
     Raises:
         MissingDependencyError: The file is Parquet, and pyarrow is not installed.
@@ -88,56 +105,59 @@ def walk_shard(path: str) -> Iterator[str | ImageError]:
 
     try:
         if path.lower().endswith(_PARQUET_SUFFIX):
-            yield from _walk_parquet(path)
+            yield from _walk_parquet(path, stream, name or path)
         else:
-            yield from _walk_tar(path)
+            yield from _walk_tar(path, stream, name or path)
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
         found = getattr(error, "strerror", None) or str(error)
-        yield ImageError("this shard cannot be read to its end", path=path, found=found)
+        yield ImageError("this shard cannot be read to its end", path=name or path, found=found)
 
 
-def _walk_tar(path: str) -> Iterator[str | ImageError]:
+def _walk_tar(path: str, stream: NativeFile | None, shown: str) -> Iterator[str | ImageError]:
     import tarfile
 
     from kiloword.runtime.folders import is_photo_name
 
-    plain = path.lower().endswith(".tar")
-    with tarfile.open(path, "r:" if plain else "r|*") as archive:
+    in_place = stream is None and path.lower().endswith(_PLAIN_SUFFIX)
+    # tarfile asks a stream for no more than `read`.
+    source: Any = stream
+    with tarfile.open(None if stream else path, "r:" if in_place else "r|*", fileobj=source) as archive:
         for member in archive:
             # The archive keeps all members it has seen: a list without end.
             archive.members = []  # type: ignore[attr-defined]
             if not member.isfile() or not is_photo_name(os.path.basename(member.name)):
                 continue
-            name = f"{path}/{member.name}"
+            name = f"{shown}/{member.name}"
             if member.size > _MOST_MEMBER_BYTES:
                 limit = f"{_MOST_MEMBER_BYTES:,} bytes"
                 yield ImageError("is too large", path=name, expected=limit, found=f"{member.size:,}")
-            elif plain:
+            elif in_place:
                 yield PackedPhoto.at(name, path, member.offset_data, member.size)
             else:
-                stream = archive.extractfile(member)
-                yield PackedPhoto.holding(name, path, stream.read() if stream else b"")
+                packed = archive.extractfile(member)
+                yield PackedPhoto.holding(name, path, packed.read() if packed else b"")
 
 
-def _walk_parquet(path: str) -> Iterator[str | ImageError]:
+def _walk_parquet(path: str, stream: NativeFile | None, shown: str) -> Iterator[str | ImageError]:
     try:
         from pyarrow import ArrowException
         from pyarrow.parquet import ParquetFile
     except ModuleNotFoundError as error:
         raise MissingDependencyError("pyarrow", "parquet") from error
     try:
-        with ParquetFile(path) as file:
-            images, names = parquet_columns(file.schema_arrow, path)
+        with ParquetFile(stream or path) as file:
+            images, names = parquet_columns(file.schema_arrow, shown)
             columns = [column for column in (images, names) if column]
             row = 0
             for batch in file.iter_batches(_PARQUET_ROWS, columns=columns):
                 for fields in batch.to_pylist():
-                    yield photo_of_row(fields, images, names, path, row)
+                    yield photo_of_row(fields, images, names, shown, row)
                     row += 1
     except ImageError as error:
         yield error
     except ArrowException as error:
-        yield ImageError("this shard cannot be read to its end", path=path, found=str(error).splitlines()[0])
+        found = str(error).splitlines()[0]
+        yield ImageError("this shard cannot be read to its end", path=shown, found=found)
 
 
 def parquet_columns(schema: Schema, path: str) -> tuple[str | None, str | None]:

@@ -311,7 +311,10 @@ def _refused() -> dict[str, tuple[bytes, str]]:
         "bomb.jpg": (with_jpeg_size(jpeg(), 65_000, 65_000), "has too many pixels"),
         "no height.jpg": (with_jpeg_size(jpeg(), 64, 0), ""),
         "endless scans.jpg": (endless_scans(), "has too many scans"),
-        "bomb.png": (png_by_hand(60_000, 60_000, b"\0"), "has too many pixels; expected 178,956,970"),
+        "bomb.png": (
+            png_by_hand(60_000, 60_000, b"\0"),
+            "has too many pixels; expected 178,956,970 or fewer, found 3,600,000,000. Try:",
+        ),
         "header only.png": (png()[:33], ""),
         "stub.png": (png()[:16], damaged),
         "checksum.png": (bytes(bad_checksum), damaged),

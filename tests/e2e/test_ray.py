@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import signal
 import sys
@@ -66,7 +67,7 @@ def cluster() -> Any:
         num_cpus=2,
         log_to_driver=False,
         include_dashboard=False,
-        logging_level="error",
+        logging_level=logging.ERROR,
         _system_config=niceness,
     )
     yield
@@ -118,7 +119,7 @@ def test_urls_are_read_by_the_workers(bundle: Path, inputs: list[str], tmp_path:
     ray_engine.caption_on_cluster([f"file://{inputs[0]}"], str(tmp_path / "captions"), options(bundle))
     expected = local_rows(bundle, inputs[:1])
     found = rows_of(tmp_path / "captions")
-    assert {os.path.basename(path) for path in found} == {os.path.basename(path) for path in expected}
+    assert found.keys() == {f"file://{path}" for path in expected}
     by_name = {os.path.basename(path): row.get("caption") for path, row in expected.items()}
     assert {os.path.basename(path): row["caption"] for path, row in found.items()} == by_name
 
@@ -170,8 +171,20 @@ def test_parquet_columns_may_have_any_names(bundle: Path, inputs: list[str], tmp
     }
     parquet.write_table(pyarrow.table(table), tmp_path / "photos.parquet")
     url = f"file://{tmp_path / 'photos.parquet'}"
-    counts = ray_engine.caption_on_cluster([url], str(tmp_path / "captions"), options(bundle))
-    assert (counts.photos, counts.failed) == (10, 0)
-    expected = local_rows(bundle, [str(photo) for photo in photos])
-    captions = {os.path.basename(path): row["caption"] for path, row in expected.items()}
-    assert {path: row["caption"] for path, row in rows_of(tmp_path / "captions").items()} == captions
+    local = str(tmp_path / "photos.parquet")
+    for name, path in (("a", local), ("b", url)):
+        counts = ray_engine.caption_on_cluster([path], str(tmp_path / name), options(bundle))
+        assert (counts.photos, counts.failed) == (10, 0)
+        expected = {key.replace(local, path): row for key, row in local_rows(bundle, [local]).items()}
+        check(rows_of(tmp_path / name), {key: {**row, "path": key} for key, row in expected.items()})
+
+
+def test_what_is_not_there_is_a_row_with_an_error(bundle: Path, tmp_path: Path) -> None:
+    """Of URLs as of paths."""
+    (tmp_path / "empty").mkdir()
+    urls = [f"file://{tmp_path}/{name}" for name in ("missing.jpg", "missing.tar", "empty")]
+    counts = ray_engine.caption_on_cluster(urls, str(tmp_path / "captions"), options(bundle))
+    assert (counts.photos, counts.failed) == (3, 3)
+    rows = rows_of(tmp_path / "captions")
+    assert rows.keys() == set(urls)
+    assert all(row["error"].startswith(url) for url, row in rows.items())

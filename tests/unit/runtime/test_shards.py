@@ -83,6 +83,13 @@ def test_a_packed_photo_travels(tmp_path: Path) -> None:
     assert read_photo(pickle.loads(pickle.dumps(photo))).data == PHOTOS["00000.jpg"]
 
 
+def test_a_photo_of_a_shard_that_is_elsewhere() -> None:
+    """Its bytes were fetched; nothing is known of the shard's time."""
+    photo = PackedPhoto.holding("s3://b/a.jpg", "s3://b/a.jpg", PHOTOS["00000.jpg"])
+    read = read_photo(photo)
+    assert (read.data, read.stat) == (PHOTOS["00000.jpg"], None)
+
+
 def write_parquet(path: Path, /, **columns: Any) -> str:
     pyarrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")
