@@ -6,6 +6,7 @@ no beams shared. The pictures are coloured shapes, which tiny models learn in se
 
 from __future__ import annotations
 
+import importlib
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from kiloword.runtime.manifest import GenerationSettings, ImageSpec, TokenSpec
 from kiloword.train.checkpoint import load_checkpoint
 from kiloword.train.journal import read_journal
 from kiloword.train.loop import train
+from kiloword.train.models import registry
 from kiloword.train.models.captioner import CaptionModel
 from kiloword.train.models.registry import DECODERS, ENCODERS
 from kiloword.train.progress import Progress
@@ -168,6 +170,38 @@ def test_every_kind_is_there() -> None:
         (DECODER_TABLES, DECODERS, "transformer"),
     ):
         assert {table.get("kind", default) for table in tables.values()} == set(kinds)
+
+
+def test_the_documented_encoder_is_one_file_and_one_line(
+    root: Path, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """docs/ARCHITECTURE.md's example in the registry: recipe, training, export and captions follow."""
+    text = (repository / "docs" / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    source = text.split("```python\n")[1].split("```")[0].split("# Tried out")[0]
+    (tmp_path / "mean_colour.py").write_text(source, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    config = importlib.import_module("mean_colour").MeanColourConfig
+    monkeypatch.setattr(registry, "ENCODERS", {**ENCODERS, "mean_colour": config})
+    table = recipe_table(root, "resnet", "transformer")
+    table["encoder"] = {"image_size": SIZE, "kind": "mean_colour", "cell": 8, "width": 16}
+    for stage in table["stages"]:
+        stage["frozen_blocks"] = 0
+    with pytest.raises(ConfigError, match="unknown key 'cells'"):
+        recipe_from_table({**table, "encoder": {**table["encoder"], "cells": 8}})
+    best = train(recipe_from_table(table), tmp_path / "run")
+    (bundle,) = export_bundle(best, tmp_path / "bundle")
+    files = sorted((root / "shapes").glob("*.png"))[:3]
+    pixels = np.stack([load_image(file, ImageSpec(height=SIZE, width=SIZE)) for file in files])
+    model = load_checkpoint(best).model
+    with Captioner.load(bundle, provider="cpu", threads=1) as captioner:
+        for caption, picture in zip(
+            captioner.caption_pixels(pixels, num_beams=1, max_new_tokens=LONGEST, attention=True),
+            pixels,
+            strict=True,
+        ):
+            assert caption.token_ids == uncached_greedy(model, picture)[0]
+            assert caption.attention is not None
+            assert caption.attention.shape[1:] == (SIZE // 8, SIZE // 8)
 
 
 def test_it_learns_and_goes_on_after_an_interruption(made: Made) -> None:
