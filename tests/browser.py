@@ -35,16 +35,21 @@ def chromium() -> str:
 
 
 @contextmanager
-def open_browser() -> Iterator[Browser]:
-    """A browser without a window."""
+def open_browser(camera: Path | None = None) -> Iterator[Browser]:
+    """A browser without a window.
+
+    Args:
+        camera: What its camera sees, over and over: JPEGs one after the other in a file *.mjpeg, 30 a second.
+            None for the browser's own test picture.
+    """
     playwright = pytest.importorskip("playwright.sync_api")
     program = chromium()
     # As root, which is who runs in containers, Chromium's own sandbox does not start.
     root = hasattr(os, "geteuid") and os.geteuid() == 0
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(
-            executable_path=program, args=_FLAGS + (["--no-sandbox"] if root else [])
-        )
+        flags = _FLAGS + (["--no-sandbox"] if root else [])
+        flags += [] if camera is None else [f"--use-file-for-fake-video-capture={camera}"]
+        browser = driver.chromium.launch(executable_path=program, args=flags)
         yield browser
         browser.close()
 

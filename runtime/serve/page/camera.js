@@ -40,6 +40,7 @@ export class Camera {
   }
 
   stop() {
+    clearTimeout(this.later);
     this.stopped?.abort();
     this.stopped = null;
     for (const track of this.video.srcObject?.getTracks() ?? []) track.stop();
@@ -95,10 +96,17 @@ export class Camera {
     this.text.textContent = result.spoken;
     this.text.dataset.captions = Number(this.text.dataset.captions ?? 0) + 1;
     this.facts.replaceChildren(...facts(result), element("span", "age", `${Math.round(ageMs)} ms old`));
-    const now = performance.now();
-    if (result.spoken !== this.said.text && now - this.said.at >= SAY_EVERY_MS) {
-      this.said = { text: result.spoken, at: now };
-      this.say(result.spoken);
-    }
+    this.sayInTurn(result.spoken);
+  }
+
+  /** What a screen reader says: the newest words, but not while it still says the ones before. */
+  sayInTurn(text) {
+    clearTimeout(this.later);
+    if (text === this.said.text) return;
+    const wait = Math.max(0, SAY_EVERY_MS - (performance.now() - this.said.at));
+    this.later = setTimeout(() => {
+      this.said = { text, at: performance.now() };
+      this.say(text);
+    }, wait);
   }
 }
