@@ -82,6 +82,7 @@ def caption_on_cluster(paths: Sequence[str], output: str, options: RayOptions) -
         KilowordError: The cluster failed.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to anybody
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its C++ writes to stderr by itself
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         import ray
@@ -119,6 +120,7 @@ def _run(paths: Sequence[str], output: str, options: RayOptions) -> RayCounts:
 
     cluster: Any = ray  # not all of it has types
     workers = options.workers or max(1, int(cluster.cluster_resources().get("CPU", 1)) // options.threads)
+    _quieten()
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
@@ -136,6 +138,13 @@ def _run(paths: Sequence[str], output: str, options: RayOptions) -> RayCounts:
     written = pyarrow.dataset.dataset(output, format="parquet")
     failed = written.count_rows(filter=~pyarrow.compute.field("error").is_null())
     return RayCounts(written.count_rows(), failed)
+
+
+def _quieten() -> None:
+    """What Ray Data says of its own accord goes to its log file only; an error is raised, and told once."""
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setLevel(logging.CRITICAL)
 
 
 def _is_url(path: str) -> bool:
@@ -220,12 +229,18 @@ def _row(
         data: The bytes.
         error: The line for a photo that cannot be read.
     """
-    place = {"path": path, "file": file, "shard": shard, "offset": offset, "size": size}
-    return {**place, "bytes": data, "error": error}
+    # As bytes, for a path need not be UTF-8, and Arrow's strings must.
+    texts = {"path": os.fsencode(path), "file": os.fsencode(file), "error": os.fsencode(error)}
+    return {**texts, "shard": shard, "offset": offset, "size": size, "bytes": data}
+
+
+def _texts(row: Row) -> tuple[str, str, str]:
+    """A row's path, file and error."""
+    return os.fsdecode(row["path"]), os.fsdecode(row["file"]), os.fsdecode(row["error"])
 
 
 def _is_to_be_fetched(row: Row) -> bool:
-    return bool(row["shard"]) or _is_url(row["file"])
+    return bool(row["shard"]) or _is_url(os.fsdecode(row["file"]))
 
 
 def _fetch(row: Row) -> Iterator[Row]:
@@ -233,7 +248,7 @@ def _fetch(row: Row) -> Iterator[Row]:
     if not _is_to_be_fetched(row):
         yield row
         return
-    path, file = row["path"], row["file"]
+    path, file, _ = _texts(row)
     try:
         with _open_url(file) if _is_url(file) else nullcontext() as stream:
             if stream is not None and not row["shard"]:
@@ -295,20 +310,20 @@ class BlockCaptioner:
 
     def _load(self, row: Row) -> tuple[str, Photo | str]:
         """A photo's path with the photo, or with the line that says what is wrong."""
-        path = row["path"]
-        if row["error"]:
-            return path, row["error"]
+        path, file, error_line = _texts(row)
+        if error_line:
+            return path, error_line
         try:
-            return path, read_photo(_source_of(row)).decode(self._captioner.bundle.manifest.image)
+            return path, read_photo(_source_of(row, path, file)).decode(self._captioner.bundle.manifest.image)
         except ImageError as error:
             return path, f"{path}: {str(error).removeprefix(f'{error.path}: ')}"
 
 
-def _source_of(row: Row) -> str:
+def _source_of(row: Row, path: str, file: str) -> str:
     """What to read."""
     if row["size"]:
-        return PackedPhoto.at(row["path"], row["file"], row["offset"], row["size"])
-    return row["file"] or PackedPhoto.holding(row["path"], row["path"], row["bytes"])
+        return PackedPhoto.at(path, file, row["offset"], row["size"])
+    return file or PackedPhoto.holding(path, path, row["bytes"])
 
 
 def _as_table(rows: Iterator[CaptionRow]) -> pyarrow.Table:
@@ -322,4 +337,10 @@ def _as_table(rows: Iterator[CaptionRow]) -> pyarrow.Table:
             ("reliable", pyarrow.bool_()),
         ]
     )
-    return pyarrow.Table.from_pylist([row_fields(row) for row in rows], schema=schema)
+    fields = [{name: _as_utf8(value) for name, value in row_fields(row).items()} for row in rows]
+    return pyarrow.Table.from_pylist(fields, schema=schema)
+
+
+def _as_utf8(value: Any) -> Any:
+    """A text without the bytes of a path that are no UTF-8: they are escaped, as in the other formats."""
+    return value.encode("utf-8", "backslashreplace").decode("utf-8") if isinstance(value, str) else value
