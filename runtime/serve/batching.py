@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from kiloword.runtime.captions import Caption
     from kiloword.runtime.serve.metrics import Metrics
 
-_MAX_WAIT_S = 0.005
+# Eight clients, two lanes: with 5 ms a photo took 10 to 19 % more processor time than in the batch pipeline,
+# with 20 ms 4 to 7 %, for fewer batches begin with one photo while the next ones are being decoded.
+_MAX_WAIT_S = 0.02
 _SMOOTHING = 0.2
 
 OnText: TypeAlias = Callable[[str], None]
