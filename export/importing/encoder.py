@@ -6,7 +6,7 @@ attention is exchanged while it is exported, for the operator of opset 23.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -129,6 +129,3 @@ def _attention(
         *together, attention_mask, scale=scaling, q_num_heads=heads, kv_num_heads=heads
     )[0]
     return mixed.unflatten(2, (heads, width)), None
-
-
-VisionModel = Callable[[Tensor], Tensor]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from kiloword.runtime.errors import ExportError
 from kiloword.runtime.manifest import GenerationSettings, TokenSpec
@@ -129,7 +129,7 @@ def generation_settings(config: Any, start: Start) -> GenerationSettings:
     )
 
 
-def _early_stopping(value: Any) -> bool | str:
+def _early_stopping(value: Any) -> bool | Literal["never"]:
     return "never" if value == "never" else bool(value)
 
 

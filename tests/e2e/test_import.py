@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -24,9 +25,12 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PHOTO = REPOSITORY / "examples" / "photos" / "cat.jpg"
 
 
-def kiloword(*arguments: str) -> subprocess.CompletedProcess[str]:
+def kiloword(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(REPOSITORY / "cli.py"), *arguments]
-    return subprocess.run(command, capture_output=True, encoding="utf-8", timeout=900, check=False)
+    environment = {**os.environ, **variables}
+    return subprocess.run(
+        command, capture_output=True, encoding="utf-8", timeout=900, check=False, env=environment
+    )
 
 
 def test_import_then_caption(tmp_path: Path) -> None:
@@ -56,3 +60,12 @@ def test_what_is_unknown_is_one_line(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (1, "")
     assert len(done.stderr.strip().splitlines()) == 1
     assert "Florence2ForConditionalGeneration" in done.stderr
+
+
+def test_a_hub_that_cannot_be_reached_is_one_line(tmp_path: Path) -> None:
+    """The hub's own library against a port of this machine where nobody listens."""
+    nobody = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "cache")}
+    done = kiloword("import", "somebody/captioner", "-o", str(tmp_path / "out"), **nobody)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "somebody/captioner: there is no such directory, and the hub could not be asked" in done.stderr

@@ -47,7 +47,13 @@ def deit_cut() -> Any:
 FAMILIES: dict[str, Callable[[Path], Path]] = {
     "vit-gpt2": lambda path: foreign.make_vision_encoder_decoder(path, foreign.vit, foreign.gpt2),
     "deit-bert": lambda path: foreign.make_vision_encoder_decoder(
-        path, foreign.deit, foreign.bert, processor=deit_cut(), no_repeat_ngram_size=2, length_penalty=2.0
+        path,
+        foreign.deit,
+        foreign.bert,
+        processor=deit_cut(),
+        num_beams=2,
+        no_repeat_ngram_size=2,
+        length_penalty=2.0,
     ),
     "beit-roberta": lambda path: foreign.make_vision_encoder_decoder(
         path, foreign.beit, lambda: foreign.roberta(width=24), num_beams=3, early_stopping=True
