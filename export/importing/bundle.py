@@ -32,6 +32,8 @@ from kiloword.train.checkpoint import replace_directory
 
 logger = logging.getLogger(__name__)
 
+MOST_BYTES = 2**31 - 2**24
+"""A protobuf, which an ONNX file is, has at most 2 GiB; the graph takes some of them."""
 _PACKAGES = ("kiloword", "transformers", "torch", "onnx", "onnxruntime", "tokenizers")
 
 
@@ -168,8 +170,38 @@ def _make_bundles(writer: _Writer, folder: Path, photos: Calibration | None, pic
     return [fp32, _quantize(writer, fp32, folder / INT8, photos, report)]
 
 
+def check_sizes(foreign: Foreign) -> None:
+    """Whether each graph fits into one file, before torch's exporter works on it for minutes.
+
+    Raises:
+        ExportError: one does not.
+    """
+    decoder = dict(foreign.decoder.named_parameters()) | dict(foreign.decoder.named_buffers())
+    of_image = {
+        name: tensor for name, tensor in decoder.items() if ".cross_key" in name or ".cross_value" in name
+    }
+    if foreign.decoder.image == "prefix":
+        of_image = {name: tensor for name, tensor in decoder.items() if name.startswith("blocks.")}
+    else:
+        decoder = {name: tensor for name, tensor in decoder.items() if name not in of_image}
+    encoder = [*foreign.encoder.vision.parameters(), *of_image.values()]
+    for file, tensors in (
+        (foreign.encoder_spec.file, encoder),
+        (foreign.decoder_spec.file, decoder.values()),
+    ):
+        size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        if size > MOST_BYTES:
+            raise ExportError(
+                f"{file} would be too large",
+                expected=f"at most {MOST_BYTES / 1e9:.2f} GB of weights in fp32, as one ONNX file can hold",
+                found=f"{size / 1e9:.2f} GB",
+                hint="a smaller checkpoint of this family",
+            )
+
+
 def _export(foreign: Foreign, directory: Path) -> Parity:
     """Exports both graphs and checks them against torch."""
+    check_sizes(foreign)
     encoder, decoder = foreign.encoder.eval(), foreign.decoder.eval()
     for module, spec, positional in (
         (encoder, foreign.encoder_spec, 1),

@@ -14,6 +14,7 @@ transformers = pytest.importorskip("transformers")
 pytest.importorskip("onnxscript")
 
 from kiloword.commands.import_ import STYLES  # noqa: E402
+from kiloword.export.importing import bundle  # noqa: E402
 from kiloword.export.importing.bundle import Options, import_bundle  # noqa: E402
 from kiloword.export.importing.florence2 import PROMPTS  # noqa: E402
 from kiloword.export.importing.foreign import Request  # noqa: E402
@@ -118,6 +119,17 @@ def test_missing_weights_are_refused(checkpoint: Path, tmp_path: Path) -> None:
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(ExportError, match=r"lacks weights.*q_attn"):
         load_foreign(read_config(folder), Request(folder))
+
+
+def test_what_is_too_large_for_a_file_is_refused_first(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The exporter would work for minutes and fail with a message of protobuf."""
+    loaded = load_foreign(read_config(checkpoint), Request(checkpoint))
+    bundle.check_sizes(loaded)
+    monkeypatch.setattr(bundle, "MOST_BYTES", 50_000)
+    with pytest.raises(ExportError, match=r"encoder.onnx would be too large"):
+        bundle.check_sizes(loaded)
 
 
 def test_a_damaged_file_is_one_line(checkpoint: Path, tmp_path: Path) -> None:
