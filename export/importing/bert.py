@@ -52,6 +52,7 @@ def bert_like(
         padding: see `Positions`.
         image: how the picture is seen.
     """
+    bias: Tensor | None = getattr(output, "bias", None)
     parts = DecoderParts(
         words=embeddings.word_embeddings.weight,
         positions=Positions(_places(embeddings), padding),
@@ -61,7 +62,7 @@ def bert_like(
         pre_norm=False,
         final=final,
         output=output.weight,
-        output_bias=None if output.bias is None else output.bias.detach(),
+        output_bias=None if bias is None else bias.detach(),
         image=image,
     )
     return TextDecoder(parts)

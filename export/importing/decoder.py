@@ -124,7 +124,7 @@ class Block(nn.Module):
 
     def _after(self, norm: nn.Module, hidden: Tensor, mixed: Tensor) -> Tensor:
         total = hidden + mixed
-        return total if self.pre_norm else norm(total)  # type: ignore[no-any-return]
+        return total if self.pre_norm else norm(total)
 
 
 def look_at_image(query: Tensor, heads: int, image: KeyValue) -> Tensor:
@@ -194,7 +194,7 @@ class Positions(nn.Module):
 
     def __init__(self, table: Tensor, padding: int | None = None) -> None:
         super().__init__()
-        self.embedding = nn.Embedding.from_pretrained(table.detach().contiguous(), freeze=True)
+        self.embedding = look_up(table)
         self.padding = padding
 
     @property
@@ -238,7 +238,7 @@ class TextDecoder(nn.Module):
     def __init__(self, parts: DecoderParts) -> None:
         super().__init__()
         self.heads, self.image = parts.heads, parts.image
-        self.words = nn.Embedding.from_pretrained(parts.words.detach(), freeze=True)
+        self.words = look_up(parts.words)
         self.positions = parts.positions
         self.embedding_norm, self.final = parts.embedding_norm, parts.final
         self.blocks = nn.ModuleList(Block(one, parts.heads, pre_norm=parts.pre_norm) for one in parts.blocks)
@@ -342,6 +342,14 @@ def one_operator(activation: Callable[[Tensor], Tensor]) -> Callable[[Tensor], T
     if type(activation).__name__ in _TANH_GELUS:
         return partial(nn.functional.gelu, approximate="tanh")
     return activation
+
+
+def look_up(table: Tensor) -> nn.Embedding:
+    """An embedding that shares the checkpoint's memory: float (rows, width)."""
+    rows, width = table.shape
+    layer = nn.Embedding(rows, width, device="meta")
+    layer.weight = nn.Parameter(table.detach(), requires_grad=False)
+    return layer
 
 
 def linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
