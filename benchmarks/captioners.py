@@ -102,10 +102,11 @@ def _trained(recipe: Recipe, run: Path) -> dict[str, Any]:
 
 def _bundles(run: Path) -> dict[str, Path]:
     from kiloword.export.export import export_bundle
+    from kiloword.export.quantized import QuantizeOptions
 
     output = run / "bundles"
     if not (output / "int8" / "bundle.json").is_file():
-        export_bundle(run / "best", output, quantize=True)
+        export_bundle(run / "best", output, quantize=QuantizeOptions("static", force=True))
     return {precision: output / precision for precision in ("fp32", "int8")}
 
 

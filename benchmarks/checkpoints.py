@@ -30,5 +30,5 @@ def export_fp32(checkpoint: Path) -> Path:
     """Export a checkpoint as an fp32 bundle, anew each time: an older one may come from other code."""
     from kiloword.export.export import export_bundle
 
-    (bundle,) = export_bundle(checkpoint, EXPORTS, quantize=False)
+    (bundle,) = export_bundle(checkpoint, EXPORTS)
     return bundle

@@ -97,8 +97,11 @@ def make_bundles(checkpoint: Path, directory: Path) -> dict[str, Path]:
     wanted = {"kiloword fp32": directory / "fp32", "kiloword int8": directory / "int8"}
     if not all(path.is_dir() for path in wanted.values()):
         from kiloword.export.importing.bundle import Options, import_bundle
+        from kiloword.export.quantized import QuantizeOptions
 
-        import_bundle(str(checkpoint), directory, Options(quantize=True, pictures=2))
+        import_bundle(
+            str(checkpoint), directory, Options(quantize=QuantizeOptions("static", force=True), pictures=2)
+        )
     return wanted
 
 

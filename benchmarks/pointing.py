@@ -17,6 +17,7 @@ import click
 
 from benchmarks.machine import write_result
 from kiloword.export.export import export_bundle
+from kiloword.export.quantized import QuantizeOptions
 from kiloword.runtime.captioner import Captioner
 from kiloword.train.boxes import read_boxes
 from kiloword.train.datasets import load_records
@@ -82,7 +83,9 @@ def main(
             plan = load_recipe(recipe, [*places, f"threads={threads}", "device=cpu"])
             checkpoint = train(plan, root / "run")
         training_s = time.perf_counter() - started
-        bundles = export_bundle(checkpoint, root / "bundles", quantize=True, calibration=scenes)
+        bundles = export_bundle(
+            checkpoint, root / "bundles", quantize=QuantizeOptions("static", force=True), calibration=scenes
+        )
         rows = [measure(bundle, scenes) for bundle in bundles]
     for row in rows:
         every = row["words"]["all"]

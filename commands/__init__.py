@@ -9,6 +9,7 @@ from kiloword.commands.audit import audit
 from kiloword.commands.calibrate import calibrate
 from kiloword.commands.caption import caption
 from kiloword.commands.digits import digits
+from kiloword.commands.doctor import doctor
 from kiloword.commands.evaluate import evaluate
 from kiloword.commands.explain import explain
 from kiloword.commands.export import export
@@ -26,6 +27,7 @@ COMMANDS = (
     calibrate,
     caption,
     digits,
+    doctor,
     evaluate,
     explain,
     export,

@@ -43,6 +43,14 @@ def _set_verbosity(_ctx: click.Context, _parameter: click.Parameter, count: int)
         _log.setLevel(logging.INFO if count == 1 else logging.DEBUG)
 
 
+def _say_what_auto_takes(ctx: click.Context, parameter: click.Parameter, provider: str) -> str:
+    """Who asks for auto is told what it took; who does not ask is told with -v."""
+    given = ctx.get_parameter_source(parameter.name or "") is click.core.ParameterSource.COMMANDLINE
+    if provider == "auto" and given:
+        logging.getLogger("kiloword.runtime.sessions").setLevel(logging.INFO)
+    return provider
+
+
 verbose_option = click.option(
     "-v",
     "--verbose",
@@ -76,6 +84,7 @@ min_confidence_option = click.option(
 )  # fmt: skip
 provider_option = click.option(
     "--provider", type=click.Choice(PROVIDERS), default="auto", show_default=True,
+    callback=_say_what_auto_takes,
     help="What runs the model; one that is not there is an error, auto takes the best that is.",
 )  # fmt: skip
 

@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from kiloword.commands.common import as_written, log_at_least_info, needs_extra, verbose_option
+from kiloword.commands.quantizing import RECIPES_HELP, QuantizeCommand, quantize_options, read_quantizing
 
 # Written out here because their home imports torch; a test compares the two.
 STYLES = ("short", "detailed", "very-detailed")
 
 
 @click.command(
+    cls=QuantizeCommand,
     name="import",
     epilog=as_written(
+        *RECIPES_HELP,
         "Examples:",
         "  kiloword import ~/checkpoints/vit-gpt2 --quantize -o bundles/vit-gpt2",
         "  kiloword import florence-community/Florence-2-base --style detailed -o bundles/florence",
     ),
 )
 @click.argument("checkpoint")
-@click.option("--quantize", is_flag=True, help="Make an int8 bundle beside the fp32 one.")
-@click.option(
-    "--calibration", type=click.Path(), metavar="DIR",
-    help="Photos to measure the ranges of int8 on.  [default: the examples]",
-)  # fmt: skip
+@quantize_options
 @click.option("--style", type=click.Choice(STYLES), help="Florence-2 only: which captions.  [default: short]")
 @click.option(
     "--max-new-tokens", type=click.IntRange(min=1), metavar="N",
@@ -46,13 +46,12 @@ STYLES = ("short", "detailed", "very-detailed")
 @verbose_option
 def import_(
     checkpoint: str,
-    quantize: bool,
-    calibration: str | None,
     style: str | None,
     max_new_tokens: int | None,
     allow_pickle: bool,
     pictures: int,
     output: str,
+    **quantizing: Any,
 ) -> None:
     """Import a captioner of Hugging Face transformers.
 
@@ -65,8 +64,7 @@ def import_(
         from kiloword.export.importing.bundle import Options, import_bundle
 
         options = Options(
-            quantize=quantize,
-            calibration=None if calibration is None else Path(calibration),
+            **read_quantizing(**quantizing),
             style=style,
             allow_pickle=allow_pickle,
             max_new_tokens=max_new_tokens,

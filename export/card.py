@@ -19,16 +19,16 @@ _LIMITS = (
 )
 
 
-def write_card(
-    checkpoint: Checkpoint, precision: str, generation: GenerationSettings, report: Mapping[str, Any]
-) -> str:
+CARD_FILE = "CARD.md"
+
+
+def write_card(checkpoint: Checkpoint, precision: str, generation: GenerationSettings) -> str:
     """The card as Markdown.
 
     Args:
         checkpoint: what the bundle was made from.
         precision: of the bundle.
         generation: its defaults.
-        report: measured facts; may be empty.
     """
     recipe = without_places(checkpoint.recipe)
     parts = [
@@ -43,9 +43,21 @@ def write_card(
         "## Licence",
         f"The weights may be used under the terms of {_terms(recipe)}.",
     ]
-    if report:
-        parts += ["## int8 against fp32", f"```\n{report['table']}\n```"]
     return "\n\n".join(parts) + "\n"
+
+
+def variant_card(card: str, was: str, precision: str, table: str) -> str:
+    """The card of a bundle that was made from another one in another precision.
+
+    Args:
+        card: of the other one, as Markdown.
+        was: its precision, which its first line names.
+        precision: of the new one.
+        table: what was measured of both.
+    """
+    title, newline, rest = card.partition("\n")
+    title = title.replace(f"({was})", f"({precision})")
+    return f"{title}{newline}{rest.rstrip()}\n\n## {precision} against {was}\n\n```\n{table}\n```\n"
 
 
 def _model(recipe: Recipe, training: Mapping[str, Any], generation: GenerationSettings) -> tuple[str, ...]:

@@ -4,32 +4,35 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final
 
-from kiloword.export.card import write_card
+from kiloword.export.card import CARD_FILE, write_card
+from kiloword.export.gate import CaptionedPhotos
 from kiloword.export.graphs import (
-    DECODER_FILE,
-    ENCODER_FILE,
     DecoderGraph,
     EncoderGraph,
     decoder_spec,
     encoder_spec,
 )
+from kiloword.export.half import half_bundle
 from kiloword.export.onnx_export import export_graph
 from kiloword.export.parity import Parity, check_parity
 from kiloword.export.photos import Calibration, calibration_photos
 from kiloword.export.provenance import provenance
-from kiloword.export.quantize import count_convolutions, quantize_decoder, quantize_encoder
-from kiloword.export.report import as_table, compare
-from kiloword.runtime.bundle import MANIFEST_FILE, TOKENIZER_FILE, write_manifest
+from kiloword.export.providers import check_on_providers
+from kiloword.export.quantized import QuantizeOptions, quantize_bundle
+from kiloword.export.single_graph import FACTS_FILE, SearchOverrides, write_single_graph
+from kiloword.runtime.bundle import MANIFEST_FILE, TOKENIZER_FILE, Bundle, load_bundle, write_manifest
 from kiloword.runtime.errors import ConfigError, ExportError
 from kiloword.runtime.manifest import Manifest, TokenSpec
 from kiloword.train.captions import TokenIds
 from kiloword.train.checkpoint import (
-    FACTS_FILE,
+    FACTS_FILE as CHECKPOINT_FILE,
+)
+from kiloword.train.checkpoint import (
     Checkpoint,
     CheckpointError,
     load_checkpoint,
@@ -39,44 +42,65 @@ from kiloword.train.material import image_spec
 
 logger = logging.getLogger(__name__)
 
-CARD_FILE = "CARD.md"
 FP32: Final = "fp32"
 INT8: Final = "int8"
+FP16: Final = "fp16"
+SINGLE_GRAPH: Final = "-single-graph"
+"""What is appended to a precision for the directory of its single graph."""
+_COMPARED_PHOTOS = 8
 _REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def export_bundle(
-    checkpoint: Path | None, output: Path, *, quantize: bool = False, calibration: Path | None = None
+    source: Path | None,
+    output: Path,
+    *,
+    quantize: QuantizeOptions | None = None,
+    calibration: Path | None = None,
+    captioned: CaptionedPhotos | None = None,
+    half: bool = False,
+    single_graph: SearchOverrides | None = None,
+    check_on: Sequence[str] = (),
 ) -> list[Path]:
     """Exports a checkpoint to ONNX bundles; nothing is written unless every check passes.
 
     Args:
-        checkpoint: a directory with ``checkpoint.json``, or a run's folder (its best checkpoint is taken).
-            ``None``: the newest run under ``runs/``, else the checkpoint that the repository carries.
-        output: the bundles become ``output/fp32`` and ``output/int8``, in the place of older ones; what else
-            lies there stays.
-        quantize: make the int8 bundle, too, and compare both.
-        calibration: folder of photos to measure the ranges of int8 on; only with ``quantize``.
+        source: a directory with ``checkpoint.json``, a run's folder (its best checkpoint is taken), or a
+            bundle, which is taken as it is. ``None``: the newest run under ``runs/``, else the checkpoint
+            that the repository carries.
+        output: the bundles become ``output/fp32``, ``output/int8`` and ``output/fp16``, in the place of older
+            ones; what else lies there stays.
+        quantize: how to make an int8 bundle, too; ``None``: none is made.
+        calibration: folder of photos to measure ranges and to compare on.
+        captioned: photos with captions to measure what int8 costs on; only with ``quantize``.
+        half: make an fp16 bundle, too.
+        single_graph: make of each bundle a graph with the search inside, which searches so.
+        check_on: execution providers on which each bundle must say the same as on the processor.
 
     Returns:
-        The directories of the bundles, fp32 first.
+        The directories that were written, fp32 first.
 
     Raises:
         CheckpointError: there is no checkpoint, or it is damaged.
-        ParityError: a graph computes something else than torch.
+        ParityError: a graph computes something else than torch, or than the graph that it was made of.
         ExportError: torch cannot export the model, int8 is no good, or the bundles cannot be written there.
-        ConfigError: there are photos to calibrate with and nothing to calibrate.
+        ConfigError: there is nothing to do with what is given.
+        ProviderError: a provider to check on is not there.
     """
-    if calibration is not None and not quantize:
-        raise ConfigError(["calibration photos are for int8 only"], hint="--quantize")
-    loaded = load_checkpoint(find_checkpoint(checkpoint))
+    _check_usage(quantize, calibration, captioned, half or single_graph is not None or bool(check_on))
+    given = _open_source(source)
+    if isinstance(given, Bundle) and quantize is None and not half and single_graph is None:
+        hint = "--quantize, --precision fp16 or --single-graph"
+        raise ConfigError([f"{given.directory} is a bundle already"], hint=hint)
     # What takes seconds comes before what takes minutes.
     check_replaceable(output)
-    photos = calibration_photos(calibration, loaded.recipe, image_spec(loaded.recipe)) if quantize else None
+    needed = quantize is not None or half or single_graph is not None or bool(check_on)
+    photos = _photos(given, calibration) if needed else None
+    plan = _Plan(quantize, captioned, half, single_graph, tuple(check_on))
     try:
         output.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=output, prefix=".part-") as folder:
-            made = _make_bundles(loaded, Path(folder), photos)
+            made = _make(given, Path(folder), photos, plan)
             for bundle in made:
                 replace_directory(bundle, output / bundle.name)
     except OSError as error:
@@ -84,31 +108,81 @@ def export_bundle(
         raise ExportError(
             "bundles cannot be written here", path=output, found=reason, hint="-o DIR"
         ) from error
-    if photos is None and (output / INT8).exists():
+    if quantize is None and not isinstance(given, Bundle) and (output / INT8).exists():
         logger.warning("%s is of an earlier export; --quantize replaces it", output / INT8)
     return [output / bundle.name for bundle in made]
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """What is made besides the fp32 bundle."""
+
+    quantize: QuantizeOptions | None
+    captioned: CaptionedPhotos | None
+    half: bool
+    single_graph: SearchOverrides | None
+    check_on: tuple[str, ...]
+
+
+def _check_usage(
+    quantize: QuantizeOptions | None, calibration: Path | None, captioned: object, compares: bool
+) -> None:
+    if quantize is None and captioned is not None:
+        raise ConfigError(["photos to evaluate on are for int8 only"], hint="--quantize")
+    if quantize is None and calibration is not None and not compares:
+        raise ConfigError(["calibration photos are for int8 only"], hint="--quantize")
+
+
+def _make(given: Checkpoint | Bundle, folder: Path, photos: Calibration | None, plan: _Plan) -> list[Path]:
+    """Writes everything into a folder, in the order in which it is reported."""
+    made = [] if isinstance(given, Bundle) else [_export_fp32(given, folder / FP32)]
+    if photos is None:
+        return made
+    source = given.directory if isinstance(given, Bundle) else made[0]
+    few = photos.pixels[:_COMPARED_PHOTOS]
+    if plan.quantize is not None:
+        made.append(quantize_bundle(source, folder / INT8, photos, plan.quantize, plan.captioned).directory)
+    if plan.half:
+        made.append(half_bundle(source, folder / FP16, few).directory)
+    if plan.check_on:
+        for directory in made:
+            check_on_providers(directory, plan.check_on, few)
+    if plan.single_graph is not None:
+        for directory in made or [source]:
+            bundle = load_bundle(directory)
+            target = folder / f"{bundle.manifest.precision}{SINGLE_GRAPH}"
+            made.append(write_single_graph(bundle, target, few, plan.single_graph))
+    return made
+
+
+def _open_source(source: Path | None) -> Checkpoint | Bundle:
+    if source is not None and (source / MANIFEST_FILE).is_file():
+        return load_bundle(source)
+    return load_checkpoint(find_checkpoint(source))
+
+
+def _photos(source: Checkpoint | Bundle, calibration: Path | None) -> Calibration:
+    if isinstance(source, Bundle):
+        return calibration_photos(calibration, None, source.manifest.image)
+    return calibration_photos(calibration, source.recipe, image_spec(source.recipe))
+
+
 def check_replaceable(output: Path) -> None:
     """An export replaces bundles; a directory of that name that is none belongs to somebody."""
-    for name in (FP32, INT8):
-        target = output / name
-        if target.exists() and not (target / MANIFEST_FILE).is_file():
-            raise ExportError(
-                "will not be replaced",
-                path=target,
-                expected="a bundle",
-                found="something else",
-                hint="-o DIR",
-            )
+    for name in (FP32, INT8, FP16):
+        for target, ours in ((output / name, MANIFEST_FILE), (output / f"{name}{SINGLE_GRAPH}", FACTS_FILE)):
+            _require_ours(target, ours)
 
 
-def _make_bundles(checkpoint: Checkpoint, folder: Path, photos: Calibration | None) -> list[Path]:
-    fp32 = folder / FP32
-    parity = _export_fp32(checkpoint, fp32)
-    if photos is None:
-        return [fp32]
-    return [fp32, _quantize(checkpoint, fp32, folder / INT8, photos, parity)]
+def _require_ours(target: Path, file: str) -> None:
+    if target.exists() and not (target / file).is_file():
+        raise ExportError(
+            "will not be replaced",
+            path=target,
+            expected="a bundle",
+            found="something else",
+            hint="-o DIR",
+        )
 
 
 def find_checkpoint(given: Path | None) -> Path:
@@ -118,9 +192,9 @@ def find_checkpoint(given: Path | None) -> Path:
         CheckpointError: nothing was given and there is none.
     """
     if given is not None:
-        return given / "best" if (given / "best" / FACTS_FILE).is_file() else given
-    runs = sorted(Path("runs").glob(f"*/best/{FACTS_FILE}"), key=lambda path: path.stat().st_mtime)
-    carried = sorted((_REPOSITORY / "checkpoints").glob(f"*/{FACTS_FILE}"))
+        return given / "best" if (given / "best" / CHECKPOINT_FILE).is_file() else given
+    runs = sorted(Path("runs").glob(f"*/best/{CHECKPOINT_FILE}"), key=lambda path: path.stat().st_mtime)
+    carried = sorted((_REPOSITORY / "checkpoints").glob(f"*/{CHECKPOINT_FILE}"))
     found = [*carried, *runs]
     if not found:
         raise CheckpointError(
@@ -130,7 +204,7 @@ def find_checkpoint(given: Path | None) -> Path:
     return found[-1].parent
 
 
-def _export_fp32(checkpoint: Checkpoint, directory: Path) -> Parity:
+def _export_fp32(checkpoint: Checkpoint, directory: Path) -> Path:
     """Exports both graphs, checks them against torch and writes the bundle."""
     directory.mkdir()
     model, vocab_size = checkpoint.model, checkpoint.model.decoder.vocab_size
@@ -143,49 +217,17 @@ def _export_fp32(checkpoint: Checkpoint, directory: Path) -> Parity:
         logger.info("exported %s, %.1f MB", spec.file, path.stat().st_size / 1e6)
     parity = check_parity(model, directory)
     logger.info("equal to torch in %d cases, to within %.1e", parity.cases, parity.largest_difference)
-    _write_bundle(checkpoint, directory, FP32, {}, {"parity": asdict(parity)})
-    return parity
-
-
-def _quantize(checkpoint: Checkpoint, fp32: Path, int8: Path, photos: Calibration, parity: Parity) -> Path:
-    """Makes the int8 bundle beside the fp32 one, compares them, and writes the comparison into it."""
-    int8.mkdir()
-    outliers = quantize_encoder(fp32 / ENCODER_FILE, int8 / ENCODER_FILE, photos.pixels)
-    quantize_decoder(fp32 / DECODER_FILE, int8 / DECODER_FILE)
-    facts = {
-        "encoder": "static uint8 x int8 per channel",
-        "decoder": "8-bit weights in blocks of 128; int8 embedding",
-        "products_with_outliers": outliers,
-        "convolutions_in_float32": count_convolutions(int8 / ENCODER_FILE),
-        "calibration": {"photos": len(photos.pixels), "source": photos.source},
-    }
-    _write_bundle(checkpoint, int8, INT8, facts, {})
-    report = compare(fp32, int8, photos.pixels)
-    table = as_table(report)
-    for line in ["int8 against fp32:", *table.splitlines()]:
-        logger.info("%s", line)
-    _write_bundle(checkpoint, int8, INT8, facts, {**report, "table": table, "parity": asdict(parity)})
-    return int8
-
-
-def _write_bundle(
-    checkpoint: Checkpoint,
-    directory: Path,
-    precision: Literal["fp32", "int8"],
-    quantization: Mapping[str, Any],
-    report: Mapping[str, Any],
-) -> None:
-    """Adds tokenizer, card and manifest to the graphs in a directory."""
-    model, recipe = checkpoint.model, checkpoint.recipe
     checkpoint.tokenizer.save(str(directory / TOKENIZER_FILE), pretty=False)
-    card = write_card(checkpoint, precision, recipe.generation, report if "table" in report else {})
+    card = write_card(checkpoint, FP32, checkpoint.recipe.generation)
     (directory / CARD_FILE).write_text(card, encoding="utf-8")
-    origin = provenance(checkpoint)
-    if quantization:
-        origin["quantization"] = dict(quantization)
-    manifest = Manifest(
+    return write_manifest(directory, _manifest(checkpoint, parity)).directory
+
+
+def _manifest(checkpoint: Checkpoint, parity: Parity) -> Manifest:
+    model, recipe = checkpoint.model, checkpoint.recipe
+    return Manifest(
         name=recipe.name,
-        precision=precision,
+        precision=FP32,
         architecture={
             "encoder": recipe.encoder.kind,
             "decoder": recipe.decoder.kind,
@@ -198,10 +240,10 @@ def _write_bundle(
         decoder=decoder_spec(model),
         attention=model.decoder.attention_spec(),
         files={},
-        provenance=origin,
-        report=dict(report),
+        provenance=provenance(checkpoint),
+        report={"parity": asdict(parity)},
+        checked_providers=("cpu",),
     )
-    write_manifest(directory, manifest)
 
 
 def _token_spec(checkpoint: Checkpoint) -> TokenSpec:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from kiloword.runtime.errors import ConfigError, ExportError, ImageError
@@ -15,7 +14,6 @@ from kiloword.runtime.folders import walk_photos
 from kiloword.runtime.images import load_image
 from kiloword.runtime.manifest import ImageSpec
 from kiloword.train.datasets import load_records
-from kiloword.train.pictures import random_views
 from kiloword.train.recipe import Recipe
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples" / "photos"
@@ -104,6 +102,10 @@ def _decode(files: list[Path], spec: ImageSpec) -> NDArray[np.uint8]:
 
 def _with_views(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The photos and random views of them, ``PHOTOS`` in all."""
+    import torch
+
+    from kiloword.train.pictures import random_views
+
     repeats = -(-PHOTOS // len(pixels)) - 1
     many = torch.from_numpy(np.repeat(pixels, max(repeats, 1), axis=0))
     mirror = torch.arange(len(many)) % 2 == 0

@@ -7,6 +7,7 @@ from typing import Any
 
 from kiloword.runtime.bundle import Bundle
 from kiloword.runtime.manifest import GraphSpec, TensorSpec
+from kiloword.runtime.quantization_spec import quantization_table
 from kiloword.runtime.reliability_spec import ReliabilitySpec
 
 _LABEL_WIDTH = 24
@@ -28,6 +29,8 @@ def describe_bundle(bundle: Bundle) -> str:
     ]
     if manifest.reliability is not None:
         blocks.append(_section("reliability", _facts(_reliability(manifest.reliability))))
+    if manifest.quantization is not None:
+        blocks.append(_section("quantization", _indented(quantization_table(manifest.quantization))))
     if manifest.provenance:
         blocks.append(_section("provenance", _facts(flatten(manifest.provenance))))
     if manifest.report:
@@ -51,6 +54,7 @@ def _summary(bundle: Bundle) -> dict[str, Any]:
         "vocabulary": f"{tokens.vocab_size} tokens",
         "bos, eos, pad": f"{tokens.bos_token_id}, {tokens.eos_token_id}, {tokens.pad_token_id}",
         "prompt": _listed(tokens.prompt_token_ids),
+        "checked on": _listed(manifest.checked_providers) or "not said",
         "never written": _listed(tokens.suppressed_token_ids) or "nothing",
     }
 
@@ -96,6 +100,10 @@ def flatten(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _section(title: str, body: str) -> str:
     return f"{title}\n{body}"
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {line}" for line in text.splitlines())
 
 
 def _facts(facts: Mapping[str, Any]) -> str:

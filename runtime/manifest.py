@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from kiloword.runtime.labels import LabelSpec, check_labels
+from kiloword.runtime.quantization_spec import QuantizationSpec, check_quantization
 from kiloword.runtime.reliability_spec import ReliabilitySpec, check_reliability
 
 FORMAT_VERSION = 1
@@ -177,6 +178,11 @@ class Manifest:
     """How far to trust a caption; null: each counts as reliable, and its confidence is not calibrated."""
     labels: LabelSpec | None = None
     """How to name what may be in a photo that gets no reliable caption; null: it cannot be named."""
+    quantization: QuantizationSpec | None = None
+    """How an int8 bundle was made and what that cost and gained; null: not said."""
+    checked_providers: tuple[str, ...] = ()
+    """Execution providers, by the names of `sessions.PROVIDERS`, on which the captions were compared; empty:
+    not said."""
     format_version: int = FORMAT_VERSION
 
 
@@ -195,6 +201,7 @@ def check(manifest: Manifest) -> list[str]:
         *_check_attention(manifest),
         *_check_reliability(manifest),
         *_check_labels(manifest),
+        *([] if manifest.quantization is None else check_quantization(manifest.quantization)),
         *_check_files(manifest),
     ]
 

@@ -55,6 +55,8 @@ PROVIDERS: Mapping[str, _Provider] = {
 # OpenVINO compile again for every new sequence length: right when asked for, wrong as a surprise.
 _AUTO_ORDER = ("cuda", "directml")
 
+_GPU_PROVIDERS = ("cuda", "tensorrt", "coreml", "directml")
+
 _SILENT_BUT_ERRORS = 3
 
 
@@ -214,7 +216,9 @@ def load_sessions(bundle: Bundle, provider: str = AUTO, threads: int | None = No
     if count < 1:
         raise ConfigError([f"threads: expected 1 or more, found {count}"])
     if provider != AUTO:
-        return _load_on(bundle, provider, count)
+        sessions = _load_on(bundle, provider, count)
+        _warn_of_unchecked(bundle, provider)
+        return sessions
     for candidate in _auto_candidates(bundle):
         try:
             sessions = _load_on(bundle, candidate, count)
@@ -225,7 +229,24 @@ def load_sessions(bundle: Bundle, provider: str = AUTO, threads: int | None = No
     else:
         sessions = _load_on(bundle, "cpu", count)
     _log.info("provider auto took %s, %d threads", sessions.provider, count)
+    _warn_of_unchecked(bundle, sessions.provider)
     return sessions
+
+
+def _warn_of_unchecked(bundle: Bundle, provider: str) -> None:
+    """Says what is known to go wrong on a provider, or not known to go right."""
+    manifest = bundle.manifest
+    if manifest.precision == "int8" and provider in _GPU_PROVIDERS:
+        _log.warning(
+            "%s: int8 was made for the processor and may be slow or wrong on %s; for this device: "
+            "kiloword export --precision fp16",
+            *(bundle.directory, provider),
+        )
+    elif manifest.checked_providers and provider not in manifest.checked_providers:
+        _log.warning(
+            "%s: the captions were checked on %s, not on %s; kiloword export --check-on %s compares them",
+            *(bundle.directory, ", ".join(manifest.checked_providers), provider, provider),
+        )
 
 
 def available_providers() -> list[str]:
@@ -282,7 +303,7 @@ def _create_session(path: Path, spec: GraphSpec, provider: str, threads: int) ->
     try:
         session = onnxruntime.InferenceSession(
             path,
-            sess_options=_session_options(threads),
+            sess_options=session_options(threads),
             providers=[wanted],
             # Its fallback prints to stdout, where captions go, and runs on something that nobody asked for.
             enable_fallback=0,
@@ -306,7 +327,12 @@ def _create_session(path: Path, spec: GraphSpec, provider: str, threads: int) ->
     return session
 
 
-def _session_options(threads: int) -> onnxruntime.SessionOptions:
+def session_options(threads: int) -> onnxruntime.SessionOptions:
+    """The options that every graph of ours runs with.
+
+    Args:
+        threads: Threads for one operator.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

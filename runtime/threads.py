@@ -25,7 +25,7 @@ def available_cpus(root: Path = _ROOT) -> int:
     Returns:
         The smaller of the affinity mask's size and the control group's quota rounded up; at least 1.
     """
-    allowed = _affinity()
+    allowed = affinity_cpus()
     quota = cgroup_quota(root)
     return allowed if quota is None else max(1, min(allowed, math.ceil(quota)))
 
@@ -53,7 +53,8 @@ def cgroup_quota(root: Path = _ROOT) -> float | None:
     return min((quota for quota in quotas if quota is not None), default=None)
 
 
-def _affinity() -> int:
+def affinity_cpus() -> int:
+    """Count the processors that the affinity mask allows, or all where the system has none."""
     if not hasattr(os, "sched_getaffinity"):  # macOS and Windows
         return os.cpu_count() or 1
     return len(os.sched_getaffinity(0))

@@ -10,9 +10,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from kiloword.export.export import CARD_FILE, FP32, INT8, check_replaceable
+from kiloword.export.gate import CaptionedPhotos
 from kiloword.export.importing.card import write_card
 from kiloword.export.importing.encoder import fused_attention
 from kiloword.export.importing.foreign import Foreign, Request
@@ -23,8 +24,7 @@ from kiloword.export.importing.text import save_tokenizer
 from kiloword.export.onnx_export import export_graph
 from kiloword.export.parity import Graphs, Parity, check_graphs
 from kiloword.export.photos import Calibration, calibration_photos
-from kiloword.export.quantize import count_convolutions, quantize_decoder, quantize_encoder
-from kiloword.export.report import as_table, compare
+from kiloword.export.quantized import QuantizeOptions, quantize_bundle
 from kiloword.runtime.bundle import TOKENIZER_FILE, hash_file, write_manifest
 from kiloword.runtime.errors import ExportError
 from kiloword.runtime.manifest import Manifest
@@ -41,10 +41,12 @@ _PACKAGES = ("kiloword", "transformers", "torch", "onnx", "onnxruntime", "tokeni
 class Options:
     """What an import is asked for besides the checkpoint."""
 
-    quantize: bool = False
-    """Make an int8 bundle beside the fp32 one."""
+    quantize: QuantizeOptions | None = None
+    """How to make an int8 bundle beside the fp32 one; ``None``: none is made."""
     calibration: Path | None = None
     """Photos to measure the ranges of int8 on; ``None``: the example photos."""
+    captioned: CaptionedPhotos | None = None
+    """Photos with captions to measure what int8 costs on."""
     style: str | None = None
     """Which captions, for families that can write several kinds."""
     allow_pickle: bool = False
@@ -77,13 +79,17 @@ def import_bundle(checkpoint: str, output: Path, options: Options | None = None)
         directory = find_checkpoint(checkpoint, allow_pickle=asked.allow_pickle)
         request = Request(directory, asked.allow_pickle, asked.style)
         foreign = _shortened(load_foreign(read_config(directory), request), asked.max_new_tokens)
-        photos = calibration_photos(asked.calibration, None, foreign.pixels.image) if asked.quantize else None
+        photos = (
+            None
+            if asked.quantize is None
+            else calibration_photos(asked.calibration, None, foreign.pixels.image)
+        )
         try:
             output.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=output, prefix=".part-") as folder:
                 origin = _origin(checkpoint, directory, asked)
                 writer = _Writer(foreign, _name(checkpoint, asked.style), origin)
-                made = _make_bundles(writer, Path(folder), photos, asked.pictures)
+                made = _make_bundles(writer, Path(folder), photos, asked)
                 for bundle in made:
                     replace_directory(bundle, output / bundle.name)
         except OSError as error:
@@ -119,19 +125,16 @@ class _Writer:
     def write(
         self,
         directory: Path,
-        precision: Literal["fp32", "int8"],
         report: Mapping[str, Any],
-        quantization: Mapping[str, Any] | None = None,
     ) -> None:
         """Adds tokenizer, card and manifest to the graphs in a directory."""
         foreign = self.foreign
         save_tokenizer(foreign.tokenizer, directory / TOKENIZER_FILE)
-        origin = dict(self.origin) | ({} if quantization is None else {"quantization": dict(quantization)})
-        card = write_card(self.name, precision, foreign.facts, origin, report)
+        card = write_card(self.name, FP32, foreign.facts, self.origin, report)
         (directory / CARD_FILE).write_text(card, encoding="utf-8")
         manifest = Manifest(
             name=self.name,
-            precision=precision,
+            precision=FP32,
             architecture=dict(foreign.facts),
             image=foreign.pixels.image,
             tokens=foreign.tokens,
@@ -140,18 +143,19 @@ class _Writer:
             decoder=foreign.decoder_spec,
             attention=foreign.attention,
             files={},
-            provenance=origin,
+            provenance=self.origin,
             report=dict(report),
+            checked_providers=("cpu",),
         )
         write_manifest(directory, manifest)
 
 
-def _make_bundles(writer: _Writer, folder: Path, photos: Calibration | None, pictures: int) -> list[Path]:
+def _make_bundles(writer: _Writer, folder: Path, photos: Calibration | None, asked: Options) -> list[Path]:
     fp32 = folder / FP32
     fp32.mkdir()
     parity = _export(writer.foreign, fp32)
-    writer.write(fp32, FP32, {})
-    proof = prove(writer.foreign, fp32, pictures)
+    writer.write(fp32, {})
+    proof = prove(writer.foreign, fp32, asked.pictures)
     logger.info(
         "as transformers %s on %d random pictures: tokens of %d greedily and %d with 4 beams%s, scores to "
         "%.1e, pixels to %.1e, all texts",
@@ -164,10 +168,10 @@ def _make_bundles(writer: _Writer, folder: Path, photos: Calibration | None, pic
         proof.largest_pixel_difference,
     )
     report = {"parity": asdict(parity), "transformers": as_report(proof)}
-    writer.write(fp32, FP32, report)
-    if photos is None:
+    writer.write(fp32, report)
+    if photos is None or asked.quantize is None:
         return [fp32]
-    return [fp32, _quantize(writer, fp32, folder / INT8, photos, report)]
+    return [fp32, quantize_bundle(fp32, folder / INT8, photos, asked.quantize, asked.captioned).directory]
 
 
 def check_sizes(foreign: Foreign) -> None:
@@ -223,28 +227,6 @@ def _export(foreign: Foreign, directory: Path) -> Parity:
     parity = check_graphs(graphs, directory)
     logger.info("equal to torch in %d cases, to within %.1e", parity.cases, parity.largest_difference)
     return parity
-
-
-def _quantize(writer: _Writer, fp32: Path, int8: Path, photos: Calibration, proof: Mapping[str, Any]) -> Path:
-    """Makes the int8 bundle beside the fp32 one, compares them, and writes the comparison into it."""
-    int8.mkdir()
-    encoder, decoder = writer.foreign.encoder_spec.file, writer.foreign.decoder_spec.file
-    outliers = quantize_encoder(fp32 / encoder, int8 / encoder, photos.pixels)
-    quantize_decoder(fp32 / decoder, int8 / decoder)
-    facts = {
-        "encoder": "static uint8 x int8 per channel",
-        "decoder": "8-bit weights in blocks of 128; int8 embedding",
-        "products_with_outliers": outliers,
-        "convolutions_in_float32": count_convolutions(int8 / encoder),
-        "calibration": {"photos": len(photos.pixels), "source": photos.source},
-    }
-    writer.write(int8, INT8, {}, facts)
-    report = compare(fp32, int8, photos.pixels)
-    table = as_table(report)
-    for line in ["int8 against fp32:", *table.splitlines()]:
-        logger.info("%s", line)
-    writer.write(int8, INT8, {**report, "table": table, **proof}, facts)
-    return int8
 
 
 def _name(checkpoint: str, style: str | None) -> str:

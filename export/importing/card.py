@@ -39,6 +39,4 @@ def write_card(
             f"token ids for {proof['greedy_equal']} greedily and {proof['beam_4_equal']} with 4 beams "
             f"({proof['ties']} ties), scores to {proof['largest_score_difference']:.1e}.",
         ]
-    if "table" in report:
-        parts += ["## int8 against fp32", f"```\n{report['table']}\n```"]
     return "\n\n".join(parts) + "\n"

@@ -89,7 +89,7 @@ def exported(run: Any, folder: Path) -> tuple[Path, Path]:
     """Train and export; both without naming what the recipe or the run already say."""
     trained = run("train", "shapes.toml")
     assert trained.stdout.strip() == str(Path("runs") / "shapes" / "best")
-    done = run("export", "--quantize", "-o", "bundles")
+    done = run("export", "--quantize", "--force", "-o", "bundles")
     assert done.stdout.splitlines() == [str(Path("bundles") / name) for name in ("fp32", "int8")]
     assert "equal to torch in 8 cases" in done.stderr
     table = done.stderr[done.stderr.index("int8 against fp32:") :].splitlines()

@@ -37,6 +37,7 @@ from kiloword.train.models.registry import DECODERS, ENCODERS
 from kiloword.train.progress import Progress
 from kiloword.train.recipe import recipe_from_table
 from kiloword.train.validation import TorchDecoder
+from tests.checkpoints import FORCED
 from tests.shapes import SIZE, make_shapes, tiny_recipe
 
 pytestmark = [pytest.mark.parity, pytest.mark.slow]
@@ -140,7 +141,7 @@ def made(request: pytest.FixtureRequest, root: Path) -> Iterator[Made]:
         with pytest.raises(KeyboardInterrupt):
             train(recipe, run, progress=Interrupted())
         best = train(recipe, run, resume=True)
-    bundles = export_bundle(best, run / "bundles", quantize=True)
+    bundles = export_bundle(best, run / "bundles", quantize=FORCED)
     fp32, int8 = (Captioner.load(path, provider="cpu", threads=1) for path in bundles)
     files = sorted((root / "shapes").glob("*.png"))[:7]
     spec = ImageSpec(height=SIZE, width=SIZE)

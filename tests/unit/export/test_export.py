@@ -32,7 +32,7 @@ from kiloword.runtime.manifest import GraphSpec  # noqa: E402
 from kiloword.train.checkpoint import CheckpointError, load_checkpoint  # noqa: E402
 from kiloword.train.models.transformer import TransformerConfig  # noqa: E402
 from kiloword.train.recipe import DataSet, recipe_from_table  # noqa: E402
-from tests.checkpoints import RECIPE, TinyExport, make_tiny_checkpoint  # noqa: E402
+from tests.checkpoints import FORCED, RECIPE, TinyExport, make_tiny_checkpoint  # noqa: E402
 
 Damage = Callable[[onnx.ModelProto], None]
 
@@ -138,40 +138,6 @@ def test_a_graph_that_does_not_run_is_one_line(
     assert content(tmp_path) == {}
 
 
-@pytest.mark.parametrize(
-    ("graph", "message"),
-    [
-        ("encoder", "the int8 encoder multiplies no bytes"),
-        ("decoder", "int8 says other things than fp32; expected 50% equal words or more"),
-    ],
-)
-def test_broken_quantization_is_refused(
-    quick: Callable[[Damage], None],
-    tiny_export: TinyExport,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    graph: str,
-    message: str,
-) -> None:
-    """An encoder that was copied and not quantized, a decoder whose embedding lost its scales."""
-
-    def copy_only(source: Path, target: Path, *_photos: object) -> list[str]:
-        shutil.copy(source, target)
-        return []
-
-    def wrong_scales(source: Path, target: Path) -> None:
-        model = onnx.load(tiny_export.int8 / source.name)
-        for item in model.graph.initializer:
-            if item.name.endswith("_scales") and len(item.dims) == 2:
-                item.CopyFrom(numpy_helper.from_array(0 * numpy_helper.to_array(item) + 1, item.name))
-        onnx.save(model, target)
-
-    monkeypatch.setattr(module, f"quantize_{graph}", copy_only if graph == "encoder" else wrong_scales)
-    with pytest.raises(ExportError, match=message):
-        export_bundle(tiny_export.checkpoint, tmp_path / "out", quantize=True)
-    assert content(tmp_path) == {}
-
-
 def test_only_the_bundles_of_an_output_folder_are_replaced(
     quick: Callable[[Damage], None],
     tiny_export: TinyExport,
@@ -197,7 +163,7 @@ def test_a_folder_that_is_no_bundle_is_not_replaced(tiny_export: TinyExport, tmp
     (tmp_path / "int8").mkdir()
     (tmp_path / "int8" / "thesis.txt").write_text("years")
     with pytest.raises(ExportError, match="will not be replaced; expected a bundle"):
-        export_bundle(tiny_export.checkpoint, tmp_path, quantize=True)
+        export_bundle(tiny_export.checkpoint, tmp_path, quantize=FORCED)
     assert content(tmp_path) == {"int8/thesis.txt": b"years"}
 
 
@@ -233,7 +199,9 @@ def test_a_wrong_calibration_folder_is_found_before_the_long_export(
 ) -> None:
     """It took the exporter's minute first; here torch's exporter is real and would take its time."""
     with pytest.raises(ExportError, match="no such folder"):
-        export_bundle(tiny_export.checkpoint, tmp_path / "out", quantize=True, calibration=tmp_path / "gone")
+        export_bundle(
+            tiny_export.checkpoint, tmp_path / "out", quantize=FORCED, calibration=tmp_path / "gone"
+        )
     assert not (tmp_path / "out").exists()
 
 

@@ -20,13 +20,10 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from kiloword import Captioner, load_bundle  # noqa: E402
 from kiloword.export.calibration import Activations  # noqa: E402
-from kiloword.export.quantize import (  # noqa: E402
-    constant_products,
-    count_products,
-    int8_columns,
-    int8_rows,
-    quantize_encoder,
-)
+from kiloword.export.integers import int8_columns, int8_rows  # noqa: E402
+from kiloword.export.operators import count_products, products_that_run  # noqa: E402
+from kiloword.export.products import constant_products  # noqa: E402
+from kiloword.export.quantize import quantize_encoder  # noqa: E402
 from kiloword.runtime.errors import ExportError  # noqa: E402
 from kiloword.runtime.sessions import load_sessions  # noqa: E402
 from tests.checkpoints import TinyExport, random_pixels  # noqa: E402
@@ -53,16 +50,31 @@ def test_every_product_with_a_matrix_is_in_int8(tiny_export: TinyExport, file: s
 def test_the_report_says_what_was_counted(tiny_export: TinyExport) -> None:
     """bundle.json holds the numbers of the comparison, those of fp32 beside those of int8."""
     manifest = load_bundle(tiny_export.int8).manifest
-    for name, directory in (("fp32", tiny_export.fp32), ("int8", tiny_export.int8)):
-        for graph in ("encoder", "decoder"):
-            integer, floats = count_products(directory / f"{graph}.onnx")
-            assert manifest.report[name][graph] == {"integer_products": integer, "float_products": floats}
-        assert manifest.report[name]["greedy_ms_per_photo"] > 0
-    assert manifest.report["fp32"]["bytes"] == load_bundle(tiny_export.fp32).size_bytes
-    assert manifest.report["equal_words"] > 0.8
+    spec = manifest.quantization
+    assert spec is not None
+    assert (spec.recipe, spec.encoder, spec.decoder) == ("static", "static", "weight-only")
+    for figures, directory in ((spec.fp32, tiny_export.fp32), (spec.chosen.figures, tiny_export.int8)):
+        for graph, found in (("encoder", figures.encoder), ("decoder", figures.decoder)):
+            products = products_that_run(directory / f"{graph}.onnx")
+            assert found.integer_operators == products.integer_operators
+            assert found.float_products == products.float_products
+        assert 0 < figures.token_ms.median <= figures.photo_ms.median <= figures.photo_ms.p95
+        assert figures.load_ms > 0
+        assert figures.peak_rss_bytes is None or 30e6 < figures.peak_rss_bytes < 1e9
+    assert set(spec.chosen.figures.encoder.integer_operators) == {"MatMulIntegerToFloat"}
+    assert spec.chosen.figures.bytes < spec.fp32.bytes == load_bundle(tiny_export.fp32).size_bytes
+    assert spec.chosen.equal_words > 0.8
+    assert spec.batch_invariant
+    assert (spec.chosen.alone_as_in_batch, spec.chosen.batch_difference) == (1, pytest.approx(0, abs=1e-5))
+    # A model this small may be slower in int8: then, and only then, it was forced.
+    assert all("too slow" in reason for reason in spec.refused)
+    assert spec.forced == bool(spec.refused)
     assert manifest.report["parity"]["cases"] == 8
     assert manifest.provenance["quantization"]["calibration"]["photos"] == 96
-    assert "of words" in (tiny_export.int8 / "CARD.md").read_text(encoding="utf-8")
+    card = (tiny_export.int8 / "CARD.md").read_text(encoding="utf-8")
+    assert card.startswith("# tiny-test (int8)\n")
+    assert "## int8 against fp32" in card
+    assert f"{spec.fp32.photo_ms.median:.2f}" in card
 
 
 def test_the_embedding_is_stored_as_int8_rows(tiny_export: TinyExport) -> None:

@@ -92,9 +92,34 @@ def test_auto_keeps_int8_on_the_processor(
     assert "cuda" not in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("precision", "checked", "said"),
+    [
+        ("int8", ("cpu",), "int8 was made for the processor"),
+        ("fp16", ("cpu",), "checked on cpu, not on cuda; kiloword export --check-on cuda"),
+        ("fp16", ("cpu", "cuda"), ""),
+        ("fp32", (), ""),
+    ],
+)
+def test_what_a_bundle_was_not_checked_on_is_said(
+    own_bundle: Bundle,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    precision: Any,
+    checked: tuple[str, ...],
+    said: str,
+) -> None:
+    """On a device that is pretended: int8 points to fp16, and a bundle names where it was compared."""
+    monkeypatch.setattr(sessions, "_load_on", lambda bundle, provider, threads: provider)
+    manifest = replace(own_bundle.manifest, precision=precision, checked_providers=checked)
+    load_sessions(replace(own_bundle, manifest=manifest), "cuda", 1)
+    assert said in caplog.text
+    assert bool(caplog.text) == bool(said)
+
+
 def test_options(bundles: dict[Kind, Bundle], monkeypatch: pytest.MonkeyPatch) -> None:
     """Threads as given, one operator at a time, no spinning, all optimizations, only errors logged."""
-    options = sessions._session_options(3)
+    options = sessions.session_options(3)
     assert (options.intra_op_num_threads, options.inter_op_num_threads) == (3, 1)
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
     assert options.graph_optimization_level == onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
@@ -106,7 +131,7 @@ def test_options(bundles: dict[Kind, Bundle], monkeypatch: pytest.MonkeyPatch) -
         seen.append(count)
         return options
 
-    monkeypatch.setattr(sessions, "_session_options", spy)
+    monkeypatch.setattr(sessions, "session_options", spy)
     load_sessions(bundles["transformer"], "cpu")
     assert seen == [2, 2]
 
