@@ -35,6 +35,10 @@ from kiloword.commands.quantizing import RECIPES_HELP, QuantizeCommand, quantize
     help="fp16: make a bundle of half the size, for GPUs, beside the fp32 one.",
 )  # fmt: skip
 @click.option(
+    "--plain-attention", is_flag=True,
+    help="Write attention out as products and a softmax, for runtimes without the operator (OpenVINO).",
+)  # fmt: skip
+@click.option(
     "--single-graph", is_flag=True,
     help="Make of each bundle one graph, pixels to token ids with the search inside, for other languages.",
 )  # fmt: skip
@@ -58,6 +62,7 @@ from kiloword.commands.quantizing import RECIPES_HELP, QuantizeCommand, quantize
 def export(
     source: str | None,
     precision: str,
+    plain_attention: bool,
     single_graph: bool,
     num_beams: int | None,
     max_new_tokens: int | None,
@@ -83,6 +88,7 @@ def export(
             Path(output),
             **read_quantizing(**quantizing),
             half=precision == "fp16",
+            plain_attention=plain_attention,
             single_graph=SearchOverrides(num_beams, max_new_tokens) if single_graph else None,
             check_on=check_on,
         )

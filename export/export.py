@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -21,6 +22,7 @@ from kiloword.export.half import half_bundle
 from kiloword.export.onnx_export import export_graph
 from kiloword.export.parity import Parity, check_parity
 from kiloword.export.photos import Calibration, calibration_photos
+from kiloword.export.plain_attention import write_attention_out
 from kiloword.export.provenance import provenance
 from kiloword.export.providers import check_on_providers
 from kiloword.export.quantized import QuantizeOptions, quantize_bundle
@@ -59,6 +61,7 @@ def export_bundle(
     calibration: Path | None = None,
     captioned: CaptionedPhotos | None = None,
     half: bool = False,
+    plain_attention: bool = False,
     single_graph: SearchOverrides | None = None,
     check_on: Sequence[str] = (),
 ) -> list[Path]:
@@ -74,6 +77,7 @@ def export_bundle(
         calibration: folder of photos to measure ranges and to compare on.
         captioned: photos with captions to measure what int8 costs on; only with ``quantize``.
         half: make an fp16 bundle, too.
+        plain_attention: write attention out in all bundles, for runtimes that lack the operator.
         single_graph: make of each bundle a graph with the search inside, which searches so.
         check_on: execution providers on which each bundle must say the same as on the processor.
 
@@ -87,16 +91,16 @@ def export_bundle(
         ConfigError: there is nothing to do with what is given.
         ProviderError: a provider to check on is not there.
     """
-    _check_usage(quantize, calibration, captioned, half or single_graph is not None or bool(check_on))
+    compares = half or plain_attention or single_graph is not None or bool(check_on)
+    _check_usage(quantize, calibration, captioned, compares)
     given = _open_source(source)
-    if isinstance(given, Bundle) and quantize is None and not half and single_graph is None:
-        hint = "--quantize, --precision fp16 or --single-graph"
+    if isinstance(given, Bundle) and quantize is None and not (half or plain_attention or single_graph):
+        hint = "--quantize, --precision fp16, --plain-attention or --single-graph"
         raise ConfigError([f"{given.directory} is a bundle already"], hint=hint)
     # What takes seconds comes before what takes minutes.
     check_replaceable(output)
-    needed = quantize is not None or half or single_graph is not None or bool(check_on)
-    photos = _photos(given, calibration) if needed else None
-    plan = _Plan(quantize, captioned, half, single_graph, tuple(check_on))
+    photos = _photos(given, calibration) if compares or quantize is not None else None
+    plan = _Plan(quantize, captioned, half, plain_attention, single_graph, tuple(check_on))
     try:
         output.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=output, prefix=".part-") as folder:
@@ -120,6 +124,7 @@ class _Plan:
     quantize: QuantizeOptions | None
     captioned: CaptionedPhotos | None
     half: bool
+    plain_attention: bool
     single_graph: SearchOverrides | None
     check_on: tuple[str, ...]
 
@@ -144,11 +149,17 @@ def _make(given: Checkpoint | Bundle, folder: Path, photos: Calibration | None, 
         made.append(quantize_bundle(source, folder / INT8, photos, plan.quantize, plan.captioned).directory)
     if plan.half:
         made.append(half_bundle(source, folder / FP16, few).directory)
+    if plan.plain_attention:
+        if not made:
+            precision = load_bundle(source).manifest.precision
+            made.append(Path(shutil.copytree(source, folder / precision)))
+        for directory in made:
+            logger.info("attention written out: %d times", write_attention_out(directory, few))
     if plan.check_on:
         for directory in made:
             check_on_providers(directory, plan.check_on, few)
     if plan.single_graph is not None:
-        for directory in made or [source]:
+        for directory in tuple(made) or (source,):
             bundle = load_bundle(directory)
             target = folder / f"{bundle.manifest.precision}{SINGLE_GRAPH}"
             made.append(write_single_graph(bundle, target, few, plan.single_graph))
