@@ -96,7 +96,9 @@ def fused_attention(module: nn.Module) -> Iterator[None]:
     from transformers import AttentionInterface
 
     AttentionInterface.register(_FUSED, _attention)
-    configs = {id(one.config): one.config for one in module.modules() if hasattr(one, "config")}
+    configs: dict[int, Any] = {
+        id(one.config): one.config for one in module.modules() if hasattr(one, "config")
+    }
     usual = {key: getattr(config, "_attn_implementation", None) for key, config in configs.items()}
     try:
         for key, config in configs.items():
@@ -124,8 +126,8 @@ def _attention(
         mixed = onnx_ops.attention(query, key, value, attention_mask, scale=scaling)[0]
         return mixed.transpose(1, 2).contiguous(), None
     # Heads that were just split off are put together again: ONNX's operator splits them by itself.
-    together = [tensor.flatten(2) for tensor in apart]
+    query, key, value = (tensor.flatten(2) for tensor in apart)
     mixed = onnx_ops.attention(
-        *together, attention_mask, scale=scaling, q_num_heads=heads, kv_num_heads=heads
+        query, key, value, attention_mask, scale=scaling, q_num_heads=heads, kv_num_heads=heads
     )[0]
-    return mixed.unflatten(2, (heads, width)), None
+    return mixed.reshape(*mixed.shape[:2], heads, width), None

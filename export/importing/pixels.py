@@ -72,7 +72,7 @@ def pixel_rule(processor: Any) -> PixelRule:
     Raises:
         ExportError: it does something that the runtime cannot.
     """
-    facts = {name: getattr(processor, name, None) for name in _FACTS}
+    facts: dict[str, Any] = {name: getattr(processor, name, None) for name in _FACTS}
     _refuse_other_work(processor)
     mean, std = _per_channel(facts["image_mean"], 0.0), _per_channel(facts["image_std"], 1.0)
     if not facts["do_normalize"]:
