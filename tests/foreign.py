@@ -67,8 +67,12 @@ def grown(model: nn.Module, seed: int) -> nn.Module:
         for name, parameter in model.named_parameters():
             values = torch.randn(parameter.shape, generator=random)
             embeds = ("word_embeddings", "wte", "shared", "embed_tokens", "lm_head", "output.weight")
-            if parameter.dim() < 2:
-                parameter.copy_(values * 0.1 + (1.0 if "norm" in name.lower() or ".ln_" in name else 0.0))
+            is_scale = name.endswith("weight") and ("norm" in name.lower() or ".ln_" in name)
+            if is_scale and parameter.dim() < 2:
+                # Half of the signs turned, or tied embeddings would repeat the last word for ever.
+                parameter.copy_((1 + 0.1 * values.abs()) * values.sign())
+            elif parameter.dim() < 2:
+                parameter.copy_(values * 0.1)
             elif any(part in name for part in embeds):
                 parameter.copy_(values * 0.5)
             elif parameter.dim() == 2:
