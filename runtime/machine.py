@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import platform
 import re
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,7 +106,7 @@ def _name(cpuinfo: str) -> str:
     return names[0].strip() if names else platform.processor() or platform.machine() or "unknown"
 
 
-def _numpy_features() -> Collection[str]:
+def _numpy_features() -> set[str]:
     """What numpy found out about the processor, for systems without /proc."""
     for module in ("numpy._core._multiarray_umath", "numpy.core._multiarray_umath"):
         try:
