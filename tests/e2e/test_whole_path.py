@@ -93,7 +93,7 @@ def exported(run: Any, folder: Path) -> tuple[Path, Path]:
     assert done.stdout.splitlines() == [str(Path("bundles") / name) for name in ("fp32", "int8")]
     assert "equal to torch in 8 cases" in done.stderr
     table = done.stderr[done.stderr.index("int8 against fp32:") :].splitlines()
-    assert [line.split()[0] for line in table[1:5]] == ["MB", "fp32", "int8", "equal"]
+    assert [line.split()[0] for line in table[1:5]] == ["MB", "fp32", "static", "weight-only"]
     return folder / "bundles" / "fp32", folder / "bundles" / "int8"
 
 
@@ -122,5 +122,5 @@ def test_evaluation_scores_both_precisions_alike(run: Any, exported: tuple[Path,
 def test_inspect_shows_where_the_bundle_comes_from(run: Any, exported: tuple[Path, Path]) -> None:
     """Recipe, licence and the comparison with fp32."""
     done = run("inspect", exported[1])
-    for fact in ("shapes", "int8", "Drawn for this test.", "equal_words"):
+    for fact in ("shapes", "int8", "Drawn for this test.", "int8/float products", "rounds in turns"):
         assert fact in done.stdout
