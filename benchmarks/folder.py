@@ -3,7 +3,9 @@
 Three measurements, each of `kiloword caption FOLDER -o FILE` in a process of its own:
 
 - `rate`: photos a second, beside what single-thread times of reading, decoding and captioning allow on
-  these processors, and beside a plain loop that decodes each photo fully and captions it, one by one.
+  these processors, and beside a plain loop that decodes each photo fully and captions it, one by one. In
+  turns over parts of the folder, because a shared machine changes its pace; the single threads run one on
+  each processor at the same time, because processors share caches, memory and power.
 - `memory`: resident memory while that runs, sampled; its level in the last quarter over that in the second.
 - `nothing to do`: a run over many small photos whose journal knows them all.
 
@@ -14,7 +16,9 @@ processor time per photo of the pipeline beside that of its parts.
 from __future__ import annotations
 
 import itertools
+import multiprocessing
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -130,43 +134,91 @@ def plain_loop(photos: Sequence[str], bundle: Path | None) -> Cost:
     return cost_of(loop, len(photos))
 
 
-def rate_rows(folder: Path, sample: int, plain: int, bundle: Path | None, cpus: int) -> list[dict[str, Any]]:
-    """Measure the parts, the whole, and the parts again, for the machine may change its pace."""
-    photos = [str(photo) for photo in expand_paths([str(folder)])]
+def _measure_parts(cpu: int, photos: Sequence[str], bundle: Path | None, ready: Any, found: Any) -> None:
+    """In a process of its own on one processor: what decoding and captioning take there."""
+    os.sched_setaffinity(0, {cpu})
+    single_thread_costs(photos[:BATCH_SIZE], bundle)  # to warm up
+    ready.wait()
+    found.put(single_thread_costs(photos, bundle))
+
+
+def costs_on_each(photos: Sequence[str], bundle: Path | None) -> list[tuple[Cost, Cost]]:
+    """Single-thread costs of decoding and captioning on every processor, all at the same time."""
+    context, cpus = multiprocessing.get_context("spawn"), allowed_cpus()
+    ready, found = context.Barrier(len(cpus)), context.Queue()
+    processes = [
+        context.Process(target=_measure_parts, args=(cpu, photos[at :: len(cpus)], bundle, ready, found))
+        for at, cpu in enumerate(cpus)
+    ]
+    for process in processes:
+        process.start()
+    costs = [found.get(timeout=600) for _ in processes]
+    for process in processes:
+        process.join()
+    return costs
+
+
+def rate_round(
+    folder: Path, photos: Sequence[str], sample: int, plain: int, bundle: Path | None
+) -> dict[str, float]:
+    """The parts, the whole, and the plain loop, over the same photos."""
+    links = folder.parent / f"{folder.name}-part"
+    shutil.rmtree(links, ignore_errors=True)
+    links.mkdir()
+    for photo in photos:
+        os.link(photo, links / Path(photo).name)
+    output = folder.parent / f"{links.name}.jsonl"
+    for path in (output, Path(journal_of(str(output)))):
+        path.unlink(missing_ok=True)
     some = photos[:: max(1, len(photos) // sample)][:sample]
+    before = costs_on_each(some, bundle)
+    whole = caption_folder(links, output, bundle)
+    costs = before + costs_on_each(some, bundle)
+    loop = plain_loop(some[:plain], bundle)
+    shutil.rmtree(links)
+    decode, caption = (statistics.mean(pair[at].wall_s for pair in costs) for at in (0, 1))
+    # Each processor was measured twice: before the whole and after it.
+    allowed = sum(1 / (decoding.wall_s + captioning.wall_s) for decoding, captioning in costs) / 2
+    rate = len(photos) / whole.wall_s
+    return {
+        "decode_ms": 1e3 * decode,
+        "caption_ms": 1e3 * caption,
+        "photos_per_s": rate,
+        "allowed_per_s": allowed,
+        "share_of_allowed": rate / allowed,
+        "plain_loop_per_s": 1 / loop.wall_s,
+        "times_plain_loop": rate * loop.wall_s,
+        "cpu_ms_per_photo": 1e3 * whole.cpu_s / len(photos),
+        "parts_cpu_ms_per_photo": 1e3
+        * statistics.mean(decoding.cpu_s + captioning.cpu_s for decoding, captioning in costs),
+        "processors_busy": whole.cpu_s / whole.wall_s,
+    }
+
+
+def rate_row(
+    folder: Path, rounds: int, sample: int, plain: int, bundle: Path | None, cpus: int
+) -> dict[str, Any]:
+    """Medians over rounds; each takes its own part of the folder, the start of the process included."""
+    photos = [str(photo) for photo in expand_paths([str(folder)])]
+    found = [rate_round(folder, photos[at::rounds], sample, plain, bundle) for at in range(rounds)]
+    return {
+        "measurement": "rate",
+        "photos": len(photos),
+        "rounds": rounds,
+        "bytes_per_photo": sum(os.path.getsize(photo) for photo in photos[:sample]) // sample,
+        "processors": cpus,
+        **{name: round(statistics.median(one[name] for one in found), 3) for name in found[0]},
+        "shares_of_allowed": [round(one["share_of_allowed"], 3) for one in found],
+    }
+
+
+def whole_folder_row(folder: Path, bundle: Path | None) -> dict[str, Any]:
+    """All of the folder in one run, for its memory."""
     output = folder.parent / f"{folder.name}.jsonl"
     for path in (output, Path(journal_of(str(output)))):
         path.unlink(missing_ok=True)
-    before = single_thread_costs(some, bundle)
     whole = caption_folder(folder, output, bundle)
-    after = single_thread_costs(some, bundle)
-    loop = plain_loop(some[:plain], bundle)
-    decoding, captioning = (
-        Cost(statistics.mean(c.wall_s for c in pair), statistics.mean(c.cpu_s for c in pair))
-        for pair in zip(before, after, strict=True)
-    )
-    allowed = cpus / (decoding.wall_s + captioning.wall_s)
-    rate = len(photos) / whole.wall_s
-    return [
-        {
-            "measurement": "rate",
-            "photos": len(photos),
-            "bytes_per_photo": sum(os.path.getsize(photo) for photo in some) // len(some),
-            "processors": cpus,
-            "decode_ms": round(1e3 * decoding.wall_s, 2),
-            "caption_ms": round(1e3 * captioning.wall_s, 2),
-            "photos_per_s": round(rate, 2),
-            "allowed_per_s": round(allowed, 2),
-            "share_of_allowed": round(rate / allowed, 3),
-            "plain_loop_per_s": round(1 / loop.wall_s, 2),
-            "times_plain_loop": round(rate * loop.wall_s, 2),
-            "cpu_ms_per_photo": round(1e3 * whole.cpu_s / len(photos), 2),
-            "parts_cpu_ms_per_photo": round(1e3 * (decoding.cpu_s + captioning.cpu_s), 2),
-            "processors_busy": round(whole.cpu_s / whole.wall_s, 2),
-            "wall_s": round(whole.wall_s, 1),
-        },
-        memory_row(whole.rss_bytes),
-    ]
+    return {**memory_row(whole.rss_bytes), "wall_s": round(whole.wall_s, 1)}
 
 
 def memory_row(rss_bytes: Sequence[int]) -> dict[str, Any]:
@@ -232,7 +284,10 @@ def journal_folder(folder: Path, output: Path, bundle: Path | None) -> None:
 @click.option("--count", default=2000, show_default=True, help="12-megapixel photos; made where missing.")
 @click.option("--small", default=100_000, show_default=True, help="Small photos of the run without work.")
 @click.option("--sample", default=64, show_default=True, help="Photos to take single-thread times of.")
-@click.option("--plain", default=48, show_default=True, help="Photos of the plain loop.")
+@click.option("--plain", default=24, show_default=True, help="Photos of the plain loop.")
+@click.option(
+    "--rounds", default=4, show_default=True, help="Parts of the folder that are measured by turns."
+)
 @click.option("--cpus", type=int, help="Keep everything on this many processors.")
 @click.option("--bundle", type=click.Path(path_type=Path), help="A bundle other than the one that ships.")
 @click.option("--output", type=click.Path(path_type=Path), help="The result file.")
@@ -242,6 +297,7 @@ def main(
     small: int,
     sample: int,
     plain: int,
+    rounds: int,
     cpus: int | None,
     bundle: Path | None,
     output: Path | None,
@@ -252,12 +308,20 @@ def main(
     rows: list[dict[str, Any]] = []
     if count:
         make_photos(folder / "large", count)
-        rows += rate_rows(folder / "large", sample, plain, bundle, len(allowed_cpus()))
+        rows.append(rate_row(folder / "large", rounds, sample, plain, bundle, len(allowed_cpus())))
+        rows.append(whole_folder_row(folder / "large", bundle))
     if small:
         rows.append(nothing_to_do_row(folder / "small", small, bundle))
     for row in rows:
         click.echo("  ".join(f"{name} {value}" for name, value in row.items()))
-    settings = {"count": count, "small": small, "sample": sample, "plain": plain, "cpus": cpus}
+    settings = {
+        "count": count,
+        "small": small,
+        "sample": sample,
+        "plain": plain,
+        "rounds": rounds,
+        "cpus": cpus,
+    }
     click.echo(f"wrote {write_result('folder', settings, rows, output)}", err=True)
 
 
