@@ -106,7 +106,7 @@ def main(folder: Path, photos: int, rounds: int, bundle: Path | None, output: Pa
     for row in rows:
         click.echo("  ".join(f"{name} {value}" for name, value in row.items()))
     manifest = captioner.bundle.manifest
-    facts = {"bundle": manifest.name, "precision": manifest.precision}
+    facts: dict[str, Any] = {"bundle": manifest.name, "precision": manifest.precision}
     facts["bundle_bytes"] = sum(record.bytes for record in manifest.files.values())
     settings = {"photos": photos, "rounds": rounds, **facts}
     click.echo(f"wrote {write_result('photo_costs', settings, rows, output)}", err=True)

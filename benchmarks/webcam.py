@@ -183,7 +183,7 @@ def measure_cuts(video: str, options: Sequence[str], seconds: float) -> dict[str
 def _delay_ms(captions: Sequence[dict[str, Any]], cut_s: float) -> float | None:
     """Until the first caption of a frame of this scene; None if there is none."""
     for line in captions:
-        since_s = line["video_s"] - cut_s
+        since_s = float(line["video_s"]) - cut_s
         if -1e-3 <= since_s < SECONDS_PER_CUT - 1e-3:
             return 1000.0 * since_s + float(line["age_ms"])
     return None

@@ -20,7 +20,7 @@ _SHORT_RECIPES = ("auto", "static", "dynamic", "weight-only")
 PURPOSES = ("reproducible", "speed")
 
 
-class _Recipe(click.ParamType):
+class _Recipe(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
     """A recipe for int8, by name."""
 
     name = "recipe"

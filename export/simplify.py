@@ -106,7 +106,7 @@ def _rank(graph: onnx.GraphProto, name: str) -> int | None:
 
 
 def _readers(graph: onnx.GraphProto, name: str) -> int:
-    inside = [other for node in graph.node for other in node.input].count(name)
+    inside: int = sum(1 for node in graph.node for other in node.input if other == name)
     return inside + sum(item.name == name for item in graph.output)
 
 

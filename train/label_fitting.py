@@ -156,7 +156,7 @@ def teach_labels(
     spec = LabelSpec(WEIGHTS_FILE, NAMES_FILE, output, least)
     facts = {"photos": len(learned), "views": views, "penalty": penalty, **_measure(arrays, check, spec)}
     with (directory / WEIGHTS_FILE).open("wb") as file:
-        np.savez_compressed(file, **arrays)
+        np.savez_compressed(file, weight=arrays["weight"], scale=arrays["scale"], bias=arrays["bias"])
     (directory / NAMES_FILE).write_text("".join(f"{name}\n" for name in teacher.names), encoding="utf-8")
     spec = replace(spec, facts=facts)
     write_manifest(directory, replace(bundle.manifest, labels=spec))
@@ -242,10 +242,10 @@ def _fit(seen: _Seen, penalty: float) -> nn.Linear:
         loss.backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())
 
-    optimizer.step(closure)
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
     with torch.no_grad():  # back to features as they come
-        layer.weight /= deviation
-        layer.bias -= layer.weight @ mean
+        layer.weight.div_(deviation)
+        layer.bias.sub_(layer.weight @ mean)
     return layer.requires_grad_(False)
 
 

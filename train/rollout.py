@@ -20,7 +20,7 @@ from kiloword.runtime.overlays import see
 from kiloword.train.checkpoint import load_checkpoint
 from kiloword.train.material import image_spec
 from kiloword.train.models.attention import attention_weights, split_heads
-from kiloword.train.models.vit import Block, SelfAttention, VisionTransformer
+from kiloword.train.models.vit import Block, VisionTransformer
 
 _EDGE = 720
 
@@ -49,7 +49,7 @@ def attention_rollout(encoder: VisionTransformer, pixels: Tensor) -> NDArray[np.
         if encoder.merge is not None and index == encoder.config.merge_after:
             hidden = encoder.merge(hidden)
             made_of = _merging(made_of.shape[0]) @ made_of
-        attention = cast("SelfAttention", block.attn)
+        attention = block.attn
         query, key, _ = attention.qkv(block.norm1(hidden)).chunk(3, dim=-1)
         heads = attention.heads
         weights = attention_weights(split_heads(query, heads), split_heads(key, heads))[0].mean(dim=0)

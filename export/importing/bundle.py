@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kiloword.export.export import CARD_FILE, FP32, INT8, check_replaceable
+from kiloword.export.card import CARD_FILE
+from kiloword.export.export import FP32, INT8, check_replaceable
 from kiloword.export.gate import CaptionedPhotos
 from kiloword.export.importing.card import write_card
 from kiloword.export.importing.encoder import fused_attention
