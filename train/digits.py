@@ -47,7 +47,7 @@ class GridStyle:
     cell: int = 16
     """Height and width of a digit's cell in pixels; one in sixteen is margin on each side."""
     warp: float = 1.0
-    """How much training digits are turned, sheared, scaled and moved; 0: drawn as they are."""
+    """How much training digits are turned, sheared, scaled, moved and bent; 0: drawn as they are."""
 
 
 def load_digits(source: str | Path = "sklearn") -> Digits:
@@ -202,6 +202,8 @@ def draw_grid(
             matrix = _warp_matrix(style.cell, warp, random)
             digit = digit.transform(digit.size, Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC)
         canvas.paste(digit, (column * style.cell, row * style.cell))
+    if warp:
+        canvas = _bent(canvas, style, 0.03 * warp, random)
     return Image.eval(canvas, lambda value: 255 - value).convert("RGB")
 
 
@@ -226,3 +228,27 @@ def _warp_matrix(cell: int, warp: float, random: np.random.Generator) -> tuple[f
     centre = np.full(2, cell / 2)
     offset = centre - matrix @ centre + 0.08 * cell * np.array([right, down])
     return (*matrix[0], offset[0], *matrix[1], offset[1])
+
+
+def _bent(canvas: Image.Image, style: GridStyle, strength: float, random: np.random.Generator) -> Image.Image:
+    """A grid as other hands might have led the pen: smooth random shifts of its parts.
+
+    Shifts at 4 x 4 places of a cell have a standard deviation of ``strength`` times its side; those of the
+    pixels lie smoothly between.
+
+    Source: Simard et al., "Best Practices for Convolutional Neural Networks Applied to Visual Document
+        Analysis", ICDAR 2003, section 2.
+    """
+    coarse = random.normal(0.0, strength * style.cell, (2, 4 * style.rows, 4 * style.columns))
+    shifts = [
+        np.asarray(Image.fromarray(field.astype(np.float32)).resize(canvas.size, Image.Resampling.BICUBIC))
+        for field in coarse
+    ]
+    limits = np.array([[[canvas.height - 1.001]], [[canvas.width - 1.001]]])
+    places = np.clip(np.mgrid[: canvas.height, : canvas.width] + np.stack(shifts), 0, limits)
+    rows, columns = places.astype(int)
+    down, right = places - (rows, columns)
+    light = np.asarray(canvas, np.float32)
+    upper = light[rows, columns] * (1 - right) + light[rows, columns + 1] * right
+    lower = light[rows + 1, columns] * (1 - right) + light[rows + 1, columns + 1] * right
+    return Image.fromarray(np.rint(upper * (1 - down) + lower * down).astype(np.uint8))

@@ -34,10 +34,11 @@ SHAPES = ("circle", "square", "triangle", "cross")
 BOXES_FILE = "boxes.json"
 """Boxes and outlines of all shapes, in COCO's layout."""
 
-_SMALLEST, _LARGEST = 0.34, 0.46  # edge of a shape, as a share of the picture's
+_SMALLEST, _LARGEST = 0.4, 0.48  # edge of a shape, as a share of the picture's
 _OVERSAMPLING = 4
 _PLACES_TRIED = 200
-_ARM = 0.3  # of a cross: where its arms begin
+_FULL = 0.75  # share of scenes with more than one shape
+_ARM = 0.28  # of a cross: where its arms begin
 # Corners in a box of 1 x 1.
 _CORNERS: dict[str, list[tuple[float, float]]] = {
     "square": [(0, 0), (1, 0), (1, 1), (0, 1)],
@@ -86,8 +87,8 @@ class Scene:
     pixels: NDArray[np.uint8]
     """uint8 (size, size, 3), RGB."""
     shapes: tuple[Shape, ...]
-    """In the alphabet's order, which a mirror does not change; no two are of the same kind, none touches
-    another."""
+    """In the alphabet's order of their colours, which a mirror does not change; no two are of the same kind
+    or colour, none touches another."""
 
     @property
     def captions(self) -> tuple[str, ...]:
@@ -105,14 +106,16 @@ def make_scene(seed: int, size: int = 32, most_shapes: int = 2) -> Scene:
     Args:
         seed: Chooses everything.
         size: Height and width in pixels.
-        most_shapes: 1, or up to 2 shapes.
+        most_shapes: In three scenes of four this many are tried, else one; 1 to 4.
     """
     random = np.random.default_rng(seed)
     shapes: list[Shape] = []
-    kinds = random.permutation(SHAPES)[: random.integers(1, most_shapes + 1)]
-    for kind in kinds:
-        shapes += _place(random, str(kind), shapes, size)
-    shapes.sort(key=lambda shape: shape.kind)
+    count = most_shapes if random.random() < _FULL else 1
+    kinds, colours = random.permutation(SHAPES)[:count], random.permutation(list(COLOURS))[:count]
+    for kind, colour in zip(kinds, colours, strict=True):
+        shapes += _place(random, str(kind), str(colour), shapes, size)
+    # By the colour, which says nothing of the kind: who has written "a red" must look for what is red.
+    shapes.sort(key=lambda shape: shape.colour)
     grey = random.uniform(90, 200, 3) * 0.3 + random.uniform(90, 200) * 0.7
     picture = Image.new("RGB", (size * _OVERSAMPLING,) * 2, tuple(int(value) for value in grey))
     for shape in shapes:
@@ -124,15 +127,25 @@ def make_scene(seed: int, size: int = 32, most_shapes: int = 2) -> Scene:
     return Scene(np.clip(np.rint(noisy), 0, 255).astype(np.uint8), tuple(shapes))
 
 
-def _place(random: np.random.Generator, kind: str, others: list[Shape], size: int) -> list[Shape]:
-    """A shape that stands clearly left or right of all others; none where there is no room."""
+def _place(
+    random: np.random.Generator, kind: str, colour: str, others: list[Shape], size: int
+) -> list[Shape]:
+    """A shape that stands clear of all others; none where there is no room."""
     for _ in range(_PLACES_TRIED):
         edge = int(random.integers(round(_SMALLEST * size), round(_LARGEST * size) + 1))
         left, top = (int(random.integers(1, size - edge)) for _ in range(2))
-        shape = Shape(kind, str(random.choice(list(COLOURS))), left, top, edge)
-        if all(other.left + other.size < left or left + edge < other.left for other in others):
+        shape = Shape(kind, colour, left, top, edge)
+        if not any(_touch(shape, other) for other in others):
             return [shape]
     return []
+
+
+def _touch(one: Shape, other: Shape) -> bool:
+    """Whether less than two pixels are between their boxes."""
+    across, down = abs(one.left - other.left), abs(one.top - other.top)
+    first = one if one.left < other.left else other
+    upper = one if one.top < other.top else other
+    return across < first.size + 2 and down < upper.size + 2
 
 
 def write_scenes(folder: Path, splits: dict[str, int], seed: int = 0, size: int = 32) -> Path:

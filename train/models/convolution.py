@@ -17,11 +17,16 @@ from kiloword.train.models.encoder import Encoder, EncoderConfig, FeatureShape, 
 
 
 class ConvNorm(nn.Module):
-    """A convolution that keeps or halves the grid, and a batch norm; exported, one convolution."""
+    """A convolution that keeps or halves the grid, and a batch norm; exported, one convolution.
 
-    def __init__(self, channels: int, width: int, size: int = 3, stride: int = 1) -> None:
+    What halves the grid has an even size: then a cell sees as far to the left as to the right of its middle.
+    With 3 x 3 and padding all around, each halving moves what is seen by half a pixel of the finer grid up
+    and to the left. After four of them these are 7.5 pixels, and attention lies beside the thing.
+    """
+
+    def __init__(self, channels: int, width: int, size: int, stride: int = 1) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, width, size, stride, padding=size // 2, bias=False)
+        self.conv = nn.Conv2d(channels, width, size, stride, padding=(size - stride) // 2, bias=False)
         self.norm: nn.Module = nn.BatchNorm2d(width)
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
 
@@ -101,6 +106,19 @@ class ConvolutionalEncoder(Encoder):
     def for_export(self) -> nn.Module:
         """The same without batch norms."""
         return with_folded_norms(self)
+
+
+def halves(image_size: int, strides: Sequence[int]) -> list[int]:
+    """Side of the grid after each stride, rounded down: an odd last row is seen by nobody.
+
+    >>> halves(100, [2, 2, 1, 2])
+    [50, 25, 25, 12]
+    """
+    found = []
+    for stride in strides:
+        image_size //= stride
+        found.append(image_size)
+    return found
 
 
 def sides(image_size: int, strides: Sequence[int]) -> list[int]:

@@ -1,7 +1,7 @@
 """A small residual network, for training from scratch.
 
 Source: He et al., "Deep Residual Learning for Image Recognition", arXiv 1512.03385, with basic blocks; a
-    strided block takes the place of max pooling.
+    strided block takes the place of max pooling, and what halves the grid is 4 x 4 (see `ConvNorm`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from kiloword.train.models.convolution import ConvNorm, ConvolutionalEncoder, sides
+from kiloword.train.models.convolution import ConvNorm, ConvolutionalEncoder, halves
 from kiloword.train.models.encoder import EncoderConfig
 
 
@@ -34,13 +34,13 @@ class ResNetConfig(EncoderConfig):
         """A residual network with fresh weights."""
         widths = [width for width, count in zip(self.widths, self.blocks, strict=True) for _ in range(count)]
         strides = [2 if place == 0 else 1 for count in self.blocks for place in range(count)]
-        stem = nn.Sequential(ConvNorm(3, self.widths[0], stride=2), nn.ReLU())
+        stem = nn.Sequential(ConvNorm(3, self.widths[0], size=4, stride=2), nn.ReLU())
         channels = [self.widths[0], *widths]
         blocks = [
             ResidualBlock(before, after, stride)
             for before, after, stride in zip(channels, widths, strides, strict=False)
         ]
-        shapes = zip(channels, sides(self.image_size, [2, *strides]), strict=True)
+        shapes = zip(channels, halves(self.image_size, [2, *strides]), strict=True)
         return ConvolutionalEncoder(self, stem, blocks, list(shapes))
 
     def describe(self) -> str:
@@ -58,6 +58,8 @@ class ResNetConfig(EncoderConfig):
                 found.append(
                     f"{name}: expected one or more, each 1 or more, found {list(getattr(self, name))}"
                 )
+        if self.image_size < 2 ** (1 + len(self.widths)):
+            found.append(f"image_size: expected {2 ** (1 + len(self.widths))} or more for so many stages")
         if len(self.widths) != len(self.blocks):
             found.append(f"blocks: expected as many as widths, {len(self.widths)}, found {len(self.blocks)}")
         return found
@@ -68,10 +70,10 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels: int, width: int, stride: int) -> None:
         super().__init__()
-        self.first = ConvNorm(channels, width, stride=stride)
-        self.second = ConvNorm(width, width)
+        self.first = ConvNorm(channels, width, size=2 + stride, stride=stride)
+        self.second = ConvNorm(width, width, size=3)
         same = stride == 1 and channels == width
-        self.shortcut = nn.Identity() if same else ConvNorm(channels, width, size=1, stride=stride)
+        self.shortcut = nn.Identity() if same else ConvNorm(channels, width, size=stride, stride=stride)
         self.relu = nn.ReLU()
         if isinstance(self.second.norm, nn.BatchNorm2d):
             nn.init.zeros_(self.second.norm.weight)  # at first a block adds nothing

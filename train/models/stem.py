@@ -10,13 +10,13 @@ from typing import Literal
 
 from torch import nn
 
-from kiloword.train.models.convolution import ConvNorm, ConvolutionalEncoder, sides
+from kiloword.train.models.convolution import ConvNorm, ConvolutionalEncoder, halves
 from kiloword.train.models.encoder import EncoderConfig
 
 
 @dataclass(frozen=True)
 class ConvStemConfig(EncoderConfig):
-    """3 x 3 convolutions, each of which halves the grid."""
+    """4 x 4 convolutions, each of which halves the grid."""
 
     kind: Literal["conv_stem"] = field(default="conv_stem", kw_only=True)
     widths: tuple[int, ...] = (32, 64, 128, 192)
@@ -30,8 +30,10 @@ class ConvStemConfig(EncoderConfig):
     def build(self) -> ConvolutionalEncoder:
         """A stem with fresh weights."""
         pairs = list(zip((3, *self.widths), self.widths, strict=False))
-        layers = [nn.Sequential(ConvNorm(channels, width, stride=2), nn.ReLU()) for channels, width in pairs]
-        shapes = zip(self.widths, sides(self.image_size, [2] * len(layers)), strict=True)
+        layers = [
+            nn.Sequential(ConvNorm(channels, width, size=4, stride=2), nn.ReLU()) for channels, width in pairs
+        ]
+        shapes = zip(self.widths, halves(self.image_size, [2] * len(layers)), strict=True)
         return ConvolutionalEncoder(self, layers[0], layers[1:], list(shapes))
 
     def describe(self) -> str:
@@ -43,4 +45,6 @@ class ConvStemConfig(EncoderConfig):
         found = super().problems()
         if not self.widths or min(self.widths) < 1:
             found.append(f"widths: expected one or more, each 1 or more, found {list(self.widths)}")
+        if self.image_size < 2 ** len(self.widths):
+            found.append(f"image_size: expected {2 ** len(self.widths)} or more for so many convolutions")
         return found

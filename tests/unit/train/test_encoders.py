@@ -215,7 +215,10 @@ def test_a_residual_network_equals_a_plain_recomputation() -> None:
 
     def convolve(grid: Tensor, name: str, stride: int) -> Tensor:
         kernel = weights[f"{name}.conv.weight"]
-        grid = F.conv2d(grid, kernel, stride=stride, padding=kernel.shape[-1] // 2)
+        padding = {1: 0, 2: 0, 3: 1, 4: 1}[
+            kernel.shape[-1]
+        ]  # as much at each side as halves or keeps the grid
+        grid = F.conv2d(grid, kernel, stride=stride, padding=padding)
         norm = [weights[f"{name}.norm.{part}"] for part in ("running_mean", "running_var", "weight", "bias")]
         return F.batch_norm(grid, *norm)
 
@@ -297,3 +300,31 @@ def test_published_mobilenet_equals_a_plain_recomputation(data: Path, photos: Pa
 )
 def test_senseless_sizes_are_named(config: EncoderConfig, expected: str) -> None:
     assert any(expected in problem for problem in config.problems()), config.problems()
+
+
+@pytest.mark.parametrize("name", ["resnet", "conv_stem"])
+def test_a_cell_sees_as_far_to_all_sides(name: str) -> None:
+    """The pixels with a gradient lie evenly around the middle of the cell that they reach."""
+    config = replace(CONFIGS[name], image_size=192)
+    encoder = config.build().eval()
+    with_random_statistics(encoder)
+    rows = encoder.output.rows
+    cell = 192 // rows
+    seen = torch.zeros(192, 192, dtype=torch.bool)
+    for seed in range(3):  # a ReLU hides some of the paths
+        pixels = torch.rand(1, 192, 192, 3, generator=torch.Generator().manual_seed(seed)) * 255
+        pixels.requires_grad_()
+        middle = encoder(pixels)[0, rows // 2 * rows + rows // 2]
+        (gradient,) = torch.autograd.grad(middle.sum(), pixels)
+        seen |= (gradient[0] != 0).any(dim=-1)
+    for axis in (0, 1):
+        (places,) = seen.any(dim=axis).nonzero(as_tuple=True)
+        around = (int(places[0]) + int(places[-1]) + 1) / 2
+        assert places[-1] - places[0] > cell
+        assert abs(around - (rows // 2 + 0.5) * cell) <= 0.5
+
+
+@pytest.mark.parametrize(("config", "least"), [(ResNetConfig(31), 32), (ConvStemConfig(15), 16)])
+def test_a_picture_too_small_for_its_halvings(config: EncoderConfig, least: int) -> None:
+    assert any(f"image_size: expected {least} or more" in problem for problem in config.problems())
+    assert replace(config, image_size=least).problems() == []

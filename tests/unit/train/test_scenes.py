@@ -30,17 +30,21 @@ def test_shapes_have_their_colour_inside_their_outline() -> None:
         assert np.median(np.ptp(ground, axis=1)) < 60
 
 
-def test_captions_name_shapes_in_the_alphabet_s_order() -> None:
-    """Two shapes have two kinds and do not overlap; a mirrored scene would have the same captions."""
+def test_captions_name_shapes_in_the_order_of_their_colours() -> None:
+    """Two shapes have two kinds and colours and do not touch; a mirrored scene has the same captions."""
     pairs = [scene for scene in map(make_scene, range(60)) if len(scene.shapes) == 2]
-    assert len(pairs) > 10
+    assert len(pairs) > 30
     for scene in pairs:
-        left, right = sorted(scene.shapes, key=lambda shape: shape.left)
-        assert left.left + left.size < right.left
         first, second = scene.shapes
-        assert first.kind < second.kind
-        assert scene.captions[0].index(first.kind) < scene.captions[0].index(second.kind)
+        assert first.colour < second.colour
+        assert first.kind != second.kind
+        assert scene.captions[0].index(first.colour) < scene.captions[0].index(second.colour)
         assert "a orange" not in scene.captions[0]
+        across, down = (
+            max(one, other) - (one + first.size if one < other else other + second.size)
+            for one, other in ((first.left, second.left), (first.top, second.top))
+        )
+        assert max(across, down) >= 2
 
 
 def test_the_folder_is_a_data_set_with_boxes(tmp_path: Path) -> None:
