@@ -133,7 +133,7 @@ def run_folder(
         ordered = None if writer is None else OrderedWriter(writer, progress)
         wanted = replace(options, known_captions=bool(run.sinks) or writer is not None)
         pipeline = Pipeline(captioner, photos, wanted, journal)
-        with pipeline, progress, _until_interrupted(pipeline.stop) as interrupted:
+        with _until_interrupted(pipeline.stop) as interrupted, pipeline, progress:
             for listed in pipeline:
                 results = watch.without_lost(listed)
                 if watch.lost is not None:

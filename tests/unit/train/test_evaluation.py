@@ -117,6 +117,8 @@ def test_report_holds_the_settings_that_were_really_used(bundle: Bundle) -> None
         "max_new_tokens": 12,
         "length_penalty": 0.5,
         "no_repeat_ngram_size": 0,
+        "min_new_tokens": 0,
+        "early_stopping": False,
         "batch_size": 3,
     }
     assert (parrot.asked["length_penalty"], parrot.asked["num_beams"]) == (0.5, None)

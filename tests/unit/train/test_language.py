@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from kiloword.runtime.errors import ConfigError
+from kiloword.train.batches import Share
 from kiloword.train.captioning import CaptionTask
 from kiloword.train.captions import TokenIds
 from kiloword.train.checkpoint import CheckpointError, load_checkpoint
@@ -88,7 +89,7 @@ def test_perplexity_is_what_a_plain_pass_over_each_sentence_gives(root: Path) ->
     task = LanguageTask(recipe, torch.device("cpu"), lambda *facts: None)
     torch.manual_seed(4)
     model = task.build_model()
-    task.prepare(model, recipe.stages[0], 0)
+    task.prepare(model, recipe.stages[0], 0, Share())
     found = task.judge().scores["shapes"]
     ids, terms = TokenIds.of(task.tokenizer), []
     for sentence in task.validation[0].token_ids:
