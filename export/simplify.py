@@ -107,7 +107,8 @@ def _rank(graph: onnx.GraphProto, name: str) -> int | None:
 
 def _readers(graph: onnx.GraphProto, name: str) -> int:
     inside: int = sum(1 for node in graph.node for other in node.input if other == name)
-    return inside + sum(item.name == name for item in graph.output)
+    outside: int = sum(1 for item in graph.output if item.name == name)
+    return inside + outside
 
 
 def _parts(graph: onnx.GraphProto, whole: _Whole) -> list[NodeProto]:
