@@ -26,7 +26,7 @@ from kiloword.train.pointing import Pointed, point, score_pointing
 from kiloword.train.recipe import load_recipe
 from kiloword.train.scenes import BOXES_FILE, write_scenes
 
-SPLITS = {"train": 3000, "dev": 100, "test": 200}
+SPLITS = {"train": 3000, "dev": 300, "test": 200}
 
 
 def measure(bundle: Path, scenes: Path) -> dict[str, Any]:
@@ -77,12 +77,13 @@ def main(
     with tempfile.TemporaryDirectory() if work is None else nullcontext(str(work)) as folder:
         root = Path(folder)
         scenes = write_scenes(root / "scenes", SPLITS, seed=seed)
-        started = time.perf_counter()
+        training_s: float | None = None
         if checkpoint is None:
+            started = time.perf_counter()
             places = [f"data.root='{root.as_posix()}'", f"data.cache='{(root / 'cache').as_posix()}'"]
             plan = load_recipe(recipe, [*places, f"threads={threads}", "device=cpu"])
             checkpoint = train(plan, root / "run")
-        training_s = time.perf_counter() - started
+            training_s = round(time.perf_counter() - started, 1)
         bundles = export_bundle(
             checkpoint, root / "bundles", quantize=QuantizeOptions("static", force=True), calibration=scenes
         )
@@ -94,7 +95,7 @@ def main(
             f"{row['inside_of_all_shapes']:.1%} of {row['shapes']} shapes (by chance {every['chance']:.0%}); "
             f"{row['captions_right']} of {row['photos']} captions right"
         )
-    settings = {"recipe": recipe, "splits": SPLITS, "seed": seed, "training_s": round(training_s, 1)}
+    settings = {"recipe": recipe, "splits": SPLITS, "seed": seed, "training_s": training_s}
     click.echo(f"wrote {write_result('pointing', settings, rows, output)}", err=True)
 
 

@@ -18,9 +18,9 @@ def test_shapes_have_their_colour_inside_their_outline() -> None:
     """The mean colour inside the mask is nearest to the named one; outside nothing is that colourful."""
     for seed in range(40):
         scene = make_scene(seed)
-        covered = np.zeros((32, 32), dtype=bool)
+        covered = np.zeros((40, 40), dtype=bool)
         for shape in scene.shapes:
-            mask = shape.mask(32)
+            mask = shape.mask(40)
             mean = scene.pixels[mask].mean(axis=0)
             nearest = min(COLOURS, key=lambda name: float(np.abs(np.array(COLOURS[name]) - mean).sum()))
             assert nearest == shape.colour
