@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kiloword.runtime.errors import BundleError
+from kiloword.runtime.reliability_spec import context_width
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -58,8 +59,7 @@ def check_labels(
     problems = [] if 0 <= spec.least <= 1 else [f"labels.least: expected 0 to 1, found {spec.least}"]
     if spec.most < 1:
         problems.append(f"labels.most: expected 1 or more, found {spec.most}")
-    axes = outputs.get(spec.output, ())
-    if len(axes) != 4 or isinstance(axes[1], str) or isinstance(axes[3], str):
+    if context_width(outputs.get(spec.output, ())) is None:
         problems.append(
             f"labels.output: {spec.output!r} is no encoder output with batch, heads, image tokens and width"
         )

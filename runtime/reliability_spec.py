@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,12 +86,20 @@ def _check_pooled(
 ) -> list[str]:
     if weights == 0:
         return []
-    axes = outputs.get(output or "", ())
-    if len(axes) != 4 or isinstance(axes[1], str) or isinstance(axes[3], str):
+    width = context_width(outputs.get(output or "", ()))
+    if width is None:
         return [
             f"{where}.pooled_weights: reliability.pooled_output is {output!r}, which is no encoder output "
             "with batch, heads, image tokens and head width"
         ]
-    if axes[1] * axes[3] != weights:
+    if width != weights:
+        axes = outputs[output or ""]
         return [f"{where}.pooled_weights: expected {axes[1]} x {axes[3]} numbers, found {weights}"]
     return []
+
+
+def context_width(axes: Sequence[int | str]) -> int | None:
+    """Heads times head width of a tensor (batch, heads, image tokens, head width); None for any other."""
+    if len(axes) != 4 or isinstance(axes[1], str) or isinstance(axes[3], str):
+        return None
+    return axes[1] * axes[3]

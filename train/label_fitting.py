@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -32,6 +31,8 @@ from kiloword.runtime.sessions import Sessions, load_sessions
 from kiloword.train.datasets import CaptionRecord
 from kiloword.train.models.vit import VisionTransformer, VitConfig
 from kiloword.train.observations import pooled_output_of
+from kiloword.train.pictures import random_views
+from kiloword.train.recipe import AugmentationRecipe
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ _CHECKED_SHARE = 5  # one in so many photos is kept to choose and to measure on
 _PENALTIES = (1e-5, 1e-4, 1e-3)
 _ITERATIONS = 60
 _HEAD_WIDTH = 64
-_SMALLEST_CROP = 0.25  # of the area
+_PARTS = AugmentationRecipe(crop=0.25, colour=0.0)
 _SURE = 0.5  # what the classifier itself says with this probability is what it knows
 
 Pixels = NDArray[np.uint8]
@@ -198,7 +199,7 @@ def _look(
 
 def _views(bundle: Bundle, records: Iterable[CaptionRecord], views: int) -> Iterator[Pixels]:
     """Each photo whole and in part; one that cannot be read is named and left out."""
-    spec, random = bundle.manifest.image, np.random.default_rng(0)
+    spec, generator = bundle.manifest.image, torch.Generator().manual_seed(0)
     for record in records:
         try:
             pixels = load_image(record.image, spec)
@@ -206,18 +207,10 @@ def _views(bundle: Bundle, records: Iterable[CaptionRecord], views: int) -> Iter
             logger.warning("left out: %s", error)
             continue
         yield pixels
-        for _ in range(views - 1):
-            yield _part(pixels, random)
-
-
-def _part(pixels: Pixels, random: np.random.Generator) -> Pixels:
-    """A part of a photo at the photo's size, mirrored half of the time."""
-    height, width = pixels.shape[:2]
-    share = random.uniform(_SMALLEST_CROP, 1.0) ** 0.5
-    left, top = random.uniform(0, width * (1 - share)), random.uniform(0, height * (1 - share))
-    box = (left, top, left + share * width, top + share * height)
-    part = np.array(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC, box=box))
-    return np.ascontiguousarray(part[:, ::-1]) if random.random() < 0.5 else part
+        if views > 1:
+            copies = torch.from_numpy(pixels).expand(views - 1, *pixels.shape)
+            mirror = torch.rand(views - 1, generator=generator) < 0.5
+            yield from random_views(copies, generator, mirror, _PARTS).numpy()
 
 
 def _best_layer(seen: _Seen, check: _Seen) -> tuple[nn.Linear, float]:

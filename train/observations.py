@@ -19,7 +19,7 @@ from kiloword.runtime.errors import ImageError
 from kiloword.runtime.generation import generate
 from kiloword.runtime.images import load_image
 from kiloword.runtime.reliability import caption_features, picture_features, pool
-from kiloword.runtime.reliability_spec import FEATURES
+from kiloword.runtime.reliability_spec import FEATURES, context_width
 from kiloword.runtime.sessions import Sessions
 from kiloword.runtime.tokenizer import Tokenizer
 from kiloword.train.datasets import CaptionRecord
@@ -53,14 +53,8 @@ class Observations:
 
 def pooled_output_of(bundle: Bundle) -> str | None:
     """The first encoder output with batch, heads, image tokens and head width; None where there is none."""
-    for tensor in bundle.manifest.encoder.outputs_of("context"):
-        if (
-            len(tensor.axes) == 4
-            and not isinstance(tensor.axes[1], str)
-            and not isinstance(tensor.axes[3], str)
-        ):
-            return tensor.name
-    return None
+    contexts = bundle.manifest.encoder.outputs_of("context")
+    return next((tensor.name for tensor in contexts if context_width(tensor.axes) is not None), None)
 
 
 def observe_photos(

@@ -6,7 +6,7 @@ The trained tokenizer is one ``tokenizer.json``, read by the runtime as it is. I
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
@@ -27,16 +27,8 @@ def train_word_tokenizer(captions: Iterable[str], *, min_count: int, vocab_size:
         A tokenizer that lower-cases, drops punctuation and separates at spaces.
     """
     tokenizer = Tokenizer(models.WordLevel(unk_token=UNK))
-    tokenizer.normalizer = _caption_normalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    trainer = trainers.WordLevelTrainer(
-        vocab_size=vocab_size,
-        min_frequency=min_count,
-        special_tokens=list(SPECIAL_TOKENS),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(captions, trainer)
-    return _with_sentence_ends(tokenizer)
+    return _trained(tokenizer, trainers.WordLevelTrainer, captions, min_count, vocab_size)
 
 
 def train_bpe_tokenizer(captions: Iterable[str], *, min_count: int, vocab_size: int) -> Tokenizer:
@@ -53,17 +45,9 @@ def train_bpe_tokenizer(captions: Iterable[str], *, min_count: int, vocab_size: 
     Source: Sennrich et al., "Neural Machine Translation of Rare Words with Subword Units", arXiv 1508.07909.
     """
     tokenizer = Tokenizer(models.BPE(unk_token=UNK))
-    tokenizer.normalizer = _caption_normalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        min_frequency=min_count,
-        special_tokens=list(SPECIAL_TOKENS),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(captions, trainer)
-    return _with_sentence_ends(tokenizer)
+    return _trained(tokenizer, trainers.BpeTrainer, captions, min_count, vocab_size)
 
 
 def train_char_tokenizer(captions: Iterable[str], *, min_count: int, vocab_size: int) -> Tokenizer:
@@ -78,16 +62,27 @@ def train_char_tokenizer(captions: Iterable[str], *, min_count: int, vocab_size:
         A tokenizer with the same normalisation as the word-level one, which it gives back to the letter.
     """
     tokenizer = Tokenizer(models.WordLevel(unk_token=UNK))
-    tokenizer.normalizer = _caption_normalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
     tokenizer.decoder = decoders.Fuse()
-    trainer = trainers.WordLevelTrainer(
+    return _trained(tokenizer, trainers.WordLevelTrainer, captions, min_count, vocab_size)
+
+
+def _trained(
+    tokenizer: Tokenizer,
+    trainer: Callable[..., trainers.Trainer],
+    captions: Iterable[str],
+    min_count: int,
+    vocab_size: int,
+) -> Tokenizer:
+    """What all kinds share: the normalisation, the special tokens, the ends of a sentence."""
+    tokenizer.normalizer = _caption_normalizer()
+    settings = trainer(
         vocab_size=vocab_size,
         min_frequency=min_count,
         special_tokens=list(SPECIAL_TOKENS),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(captions, trainer)
+    tokenizer.train_from_iterator(captions, settings)
     return _with_sentence_ends(tokenizer)
 
 
