@@ -84,8 +84,12 @@ def objectives_of(
     """
     terms: list[tuple[float, Objective]] = []
     if stage.samples:
-        reward = CaptionReward(captions, ids)
+        reward = CaptionReward(captions, ids, stage.repetition_penalty)
         terms.append((1.0, lambda seen: _self_critical(seen, reward, ids, stage, max_new_tokens)))
+        if stage.cross_entropy:
+            terms.append(
+                (stage.cross_entropy, lambda seen: _said_by_people(seen, ids, stage.label_smoothing))
+            )
     else:
         terms.append((1.0, lambda seen: _cross_entropy(seen, ids, stage.label_smoothing)))
     if stage.contrastive:
@@ -96,6 +100,12 @@ def objectives_of(
 def _cross_entropy(seen: Seen, ids: TokenIds, label_smoothing: float) -> Term:
     loss = caption_loss(seen.model, seen.features, seen.tokens, ids, label_smoothing)
     return Term(loss, weight=float(_learned(seen.tokens[:, :, 1:], ids).sum()))
+
+
+def _said_by_people(seen: Seen, ids: TokenIds, label_smoothing: float) -> Term:
+    """Cross-entropy beside another objective: in the log by its name, and computed without dropout."""
+    term = _cross_entropy(seen, ids, label_smoothing)
+    return Term(term.loss, {"cross_entropy": float(term.loss.detach())}, term.weight)
 
 
 def _self_critical(

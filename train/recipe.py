@@ -118,6 +118,10 @@ class AugmentationRecipe:
 DEFAULT_AUGMENTATION = AugmentationRecipe()
 
 
+_REWARD_KEYS = ("cross_entropy", "repetition_penalty")
+"""Keys of a stage that only say something beside ``samples``."""
+
+
 @dataclass(frozen=True)
 class Stage:
     """One part of a run, with its own schedule: linear warm-up, then half a cosine down to zero."""
@@ -147,7 +151,12 @@ class Stage:
     more for self-critical training; 0: cross-entropy on people's captions."""
     sample_temperature: float = 1.0
     """What logits are divided by when the model samples; less than 1 keeps to what it thinks probable."""
-
+    cross_entropy: float = 0.0
+    """Weight of cross-entropy on people's captions beside the reward of ``samples``, which alone makes
+    captions more and more alike. 0: off. Without ``samples`` cross-entropy is the loss itself."""
+    repetition_penalty: float = 0.0
+    """What a sample's reward (CIDEr-D, 0 to 10) loses for each word that stands beside itself and for each
+    pair of words that it says again."""
     contrastive: float = 0.0
     """Weight of the image-text contrastive loss beside the other one: how well each caption's own picture
     can be told from the others of the batch. 0: off."""
@@ -156,6 +165,7 @@ class Stage:
         """Values that make no sense."""
         found = too_small(self, 1, "passes", "batch_size", "captions_per_image", "views")
         found += too_small(self, 0, "encoder_learning_rate", "layer_decay", "warmup_steps", "contrastive")
+        found += too_small(self, 0, *_REWARD_KEYS)
         if self.learning_rate <= 0:
             found.append(f"learning_rate: expected more than 0, found {self.learning_rate}")
         if not 0 <= self.label_smoothing < 1:
@@ -164,6 +174,12 @@ class Stage:
             found.append(f"samples: expected 0, or 2 or more, found {self.samples}")
         if self.sample_temperature <= 0:
             found.append(f"sample_temperature: expected more than 0, found {self.sample_temperature}")
+        if not self.samples:
+            found += [
+                f"{name}: expected 0 without samples, found {getattr(self, name)}"
+                for name in _REWARD_KEYS
+                if getattr(self, name) > 0
+            ]
         return found
 
 

@@ -10,6 +10,7 @@ Source: Rennie et al., "Self-critical Sequence Training", arXiv 1612.00563; the 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -32,9 +33,14 @@ class CaptionReward:
     Args:
         captions: of each training photo.
         ids: the special tokens.
+        repetition_penalty: what a caption loses for each of its `repetitions`. CIDEr-D by itself only
+            does not pay for them.
     """
 
-    def __init__(self, captions: Sequence[EncodedCaptions], ids: TokenIds) -> None:
+    def __init__(
+        self, captions: Sequence[EncodedCaptions], ids: TokenIds, repetition_penalty: float = 0.0
+    ) -> None:
+        self._repetition_penalty = repetition_penalty
         # Every unknown word is another word, and none that the model could write.
         self._ids = ids
         self._scorer = CiderScorer([[self._words(one) for one in photo.all] for photo in captions])
@@ -47,16 +53,28 @@ class CaptionReward:
             sampled: int64 (B, samples, L), beginning with ``<bos>``, padded after ``<eos>``.
 
         Returns:
-            (B, samples), 0 to 10.
+            (B, samples), 0 to 10, less the penalty.
         """
         photos = np.repeat(rows, sampled.shape[1])
         words = [self._words(one) for one in sampled.reshape(len(photos), -1)]
         scores = self._scorer.scores(words, photos.tolist())
+        if self._repetition_penalty:
+            scores = scores - self._repetition_penalty * np.array([repetitions(one) for one in words])
         return scores.reshape(sampled.shape[:2]).astype(np.float32)
 
     def _words(self, token_ids: NDArray[np.int64]) -> tuple[str, ...]:
         kept = token_ids[(token_ids != self._ids.pad) & (token_ids != self._ids.bos)]
         return tuple(map(str, kept.tolist()))
+
+
+def repetitions(words: Sequence[str]) -> int:
+    """How often a sentence says a word twice in a row, or two words again that it said before.
+
+    >>> repetitions("a dog on a dog on on grass".split())  # "a dog", "dog on" again, "on on"
+    3
+    """
+    pairs = list(itertools.pairwise(words))
+    return len(pairs) - len(set(pairs)) + sum(first == second for first, second in set(pairs))
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,9 @@ from kiloword.train.metrics.cider import corpus_cider
 from kiloword.train.models.captioner import CaptionModel
 from kiloword.train.models.transformer import TransformerConfig
 from kiloword.train.models.vit import VitConfig
-from kiloword.train.recipe import recipe_from_table
-from kiloword.train.self_critical import CaptionReward, sample_captions, self_critical_loss
+from kiloword.train.objectives import Seen, caption_loss, objectives_of
+from kiloword.train.recipe import Stage, recipe_from_table
+from kiloword.train.self_critical import CaptionReward, repetitions, sample_captions, self_critical_loss
 from tests.shapes import make_shapes, tiny_recipe
 
 IDS = TokenIds(pad=0, bos=1, eos=2, unk=3)
@@ -123,3 +125,63 @@ def test_a_recipe_with_a_self_critical_stage_trains(tmp_path: Path) -> None:
     rewards = [line["reward"] for line in journal if "reward" in line]
     assert len(rewards) == sum("loss" in line and line["stage"] == 1 for line in journal) > 0
     assert all(0 <= reward <= 10 for reward in rewards)
+
+
+REWARD = Stage("reward", 1, 1e-3, samples=4, label_smoothing=0.1)
+
+
+def one_step(model: CaptionModel, stage: Stage, seed: int = 5) -> tuple[torch.Tensor, dict[str, float]]:
+    """The gradient of the words' embedding after one step on two photos, and what the step says."""
+    captions = [encoded([1, 4, 5, 2]), encoded([1, 6, 7, 8, 2])]
+    tokens = torch.tensor([[[1, 4, 5, 2, 0]], [[1, 6, 7, 8, 2]]])
+    objectives = objectives_of(stage, captions, IDS, max_new_tokens=5)
+    torch.manual_seed(seed)
+    term = objectives(Seen(model, features(2), np.array([0, 1]), tokens))
+    (gradient,) = torch.autograd.grad(term.loss, model.decoder.output_weight)
+    return gradient, dict(term.facts)
+
+
+def test_cross_entropy_is_added_to_the_reward_with_its_weight(model: CaptionModel) -> None:
+    """Gradients add up: that of both is the one of the reward plus a tenth of the one of cross-entropy."""
+    reward_alone, without = one_step(model, REWARD)
+    both, facts = one_step(model, dataclasses.replace(REWARD, cross_entropy=0.1))
+    tokens = torch.tensor([[[1, 4, 5, 2, 0]], [[1, 6, 7, 8, 2]]])
+    people = caption_loss(model, features(2), tokens, IDS, label_smoothing=0.1)
+    (of_people,) = torch.autograd.grad(people, model.decoder.output_weight)
+    assert torch.allclose(both, reward_alone + 0.1 * of_people, atol=1e-6)
+    assert facts["cross_entropy"] == pytest.approx(float(people.detach()))
+    assert facts["reward"] == without["reward"]
+    assert "cross_entropy" not in without
+
+
+def test_repetitions_are_taken_off_the_reward(model: CaptionModel) -> None:
+    assert repetitions(["a", "dog", "runs", "on", "grass"]) == 0
+    assert repetitions(["a", "dog", "and", "a", "cat"]) == 0, "a word may come again"
+    assert repetitions(["a", "dog", "and", "a", "dog"]) == 1
+    assert repetitions(["dog", "dog", "dog"]) == 2, "the second and the third"
+    photos = [encoded([1, 4, 5, 6, 2]), encoded([1, 7, 8, 4, 2])]
+    sampled = np.array([[[1, 4, 5, 6, 2, 0], [1, 4, 5, 4, 5, 2], [1, 4, 4, 6, 2, 0]]])
+    plain = CaptionReward(photos, IDS)(np.array([0]), sampled)
+    guarded = CaptionReward(photos, IDS, repetition_penalty=0.5)(np.array([0]), sampled)
+    assert (plain - guarded)[0].tolist() == pytest.approx([0.0, 0.5, 0.5])
+
+
+def test_a_recipe_with_cross_entropy_beside_the_reward_trains(tmp_path: Path) -> None:
+    make_shapes(tmp_path / "shapes")
+    table = tiny_recipe(tmp_path)
+    table["stages"] = [table["stages"][0] | {"passes": 1, "samples": 3}]
+    table["stages"][0] |= {"cross_entropy": 0.2, "repetition_penalty": 0.5}
+    train(recipe_from_table(table), tmp_path / "run")
+    journal = read_journal(tmp_path / "run" / "metrics.jsonl")
+    said = [line["cross_entropy"] for line in journal if "cross_entropy" in line]
+    assert len(said) == sum("loss" in line for line in journal) > 0
+    assert all(value > 0 for value in said)
+
+
+def test_keys_of_the_reward_are_refused_without_samples() -> None:
+    stage = dataclasses.replace(REWARD, samples=0, cross_entropy=0.1, repetition_penalty=1.0)
+    assert stage.problems() == [
+        "cross_entropy: expected 0 without samples, found 0.1",
+        "repetition_penalty: expected 0 without samples, found 1.0",
+    ]
+    assert any("cross_entropy" in item for item in dataclasses.replace(REWARD, cross_entropy=-1).problems())
