@@ -13,13 +13,14 @@ import numpy as np
 
 from kiloword.runtime.assessment import Assessor
 from kiloword.runtime.attention import add_attention, choose_layers
+from kiloword.runtime.background import InBackground
 from kiloword.runtime.bundle import Bundle, load_bundle
 from kiloword.runtime.captions import Caption, CaptionFailure, confidence
 from kiloword.runtime.errors import ConfigError, ImageError, KilowordError
 from kiloword.runtime.generation import generate, generate_stream
-from kiloword.runtime.images import Photo, load_photo
+from kiloword.runtime.images import Photo, import_decoders, load_photo
 from kiloword.runtime.manifest import AttentionSpec, GenerationSettings, check_generation
-from kiloword.runtime.sessions import AUTO, Sessions, load_sessions
+from kiloword.runtime.sessions import AUTO, Sessions, import_onnxruntime, load_sessions
 from kiloword.runtime.tokenizer import Tokenizer
 from kiloword.runtime.wording import Wording, WordRules
 
@@ -91,9 +92,14 @@ class Captioner:
             ProviderError: The provider that was asked for is not there.
             ConfigError: ``threads`` is less than 1, or the wording contradicts itself.
         """
-        checked = load_bundle(bundle)
-        sessions = load_sessions(checked, provider, threads)
-        return cls(checked, sessions, Tokenizer(checked.tokenizer_path), wording, min_confidence)
+        # Hashing and loading happen outside Python's lock; what is needed next is imported meanwhile.
+        checking = InBackground(lambda: load_bundle(bundle))
+        import_onnxruntime()
+        checked = checking.result()
+        loading = InBackground(lambda: load_sessions(checked, provider, threads))
+        tokenizer = Tokenizer(checked.tokenizer_path)
+        import_decoders()
+        return cls(checked, loading.result(), tokenizer, wording, min_confidence)
 
     def reworded(self, wording: Wording | None) -> Captioner:
         """A captioner with another choice of words that shares this one's loaded graphs.

@@ -103,6 +103,13 @@ def _load(source: _Source, spec: ImageSpec, pixel_limit: int, *, salvages: bool)
         return _read(stream, spec, pixel_limit, path, salvages)
 
 
+def import_decoders() -> None:
+    """Import Pillow and its decoders of the usual formats now; it happens by itself at the first photo."""
+    from PIL import Image
+
+    Image.preinit()
+
+
 def upright_size(source: _Source, *, pixel_limit: int = PIXEL_LIMIT) -> tuple[int, int]:
     """Width and height of a picture as it stands upright; of a file, only the header is read.
 

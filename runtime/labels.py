@@ -6,7 +6,6 @@ classifier says. It is one small file of the bundle and costs a tenth of a milli
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,12 +97,14 @@ class Labeller:
     """
 
     def __init__(self, spec: LabelSpec, directory: Path) -> None:
+        from zipfile import BadZipFile  # with all that it imports, for the few photos that need a name
+
         self._spec = spec
         path = directory / spec.weights
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 weight, scale, bias = (arrays[name] for name in ("weight", "scale", "bias"))
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, KeyError, BadZipFile) as error:
             raise BundleError(
                 "holds no labels", path=path, expected="weight, scale and bias", found=str(error)
             ) from error

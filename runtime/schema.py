@@ -10,6 +10,7 @@ from __future__ import annotations
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
+from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 Record = TypeVar("Record")
@@ -52,10 +53,9 @@ def read_record(cls: type[Record], data: object, where: str, problems: list[str]
     if "kinds" in vars(cls):
         chosen = _kind_of(cls, data, where, problems)
         return None if chosen is None else read_record(chosen, data, where, problems)
-    known = {field.name: field for field in fields(cls)}  # type: ignore[arg-type]
+    known, hints = _fields_of(cls), _hints_of(cls)
     before = len(problems)
     problems.extend(f"{where} has the unknown key {key!r}" for key in data if key not in known)
-    hints = get_type_hints(cls)
     values = {
         name: _read_value(hints[name], data[name], f"{where}.{name}", problems)
         for name in known
@@ -64,6 +64,17 @@ def read_record(cls: type[Record], data: object, where: str, problems: list[str]
     missing = [name for name, field in known.items() if name not in data and _is_required(field)]
     problems.extend(f"{where} lacks the key {name!r}" for name in missing)
     return None if len(problems) > before else cls(**values)
+
+
+# A manifest has some sixty records of one class, and looking at a class takes longer than reading a record.
+@cache
+def _fields_of(cls: type) -> dict[str, Field[Any]]:
+    return {field.name: field for field in fields(cls)}
+
+
+@cache
+def _hints_of(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls)
 
 
 def _kind_of(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kiloword.runtime.attention import query_weights
+from kiloword.runtime.background import InBackground
 from kiloword.runtime.bundle import Bundle
 from kiloword.runtime.errors import BundleError, ConfigError, KilowordError, ProviderError
 from kiloword.runtime.manifest import PAST_LENGTH_AXIS, STATE_ROLES, GraphSpec, TensorSpec
@@ -249,6 +250,11 @@ def _warn_of_unchecked(bundle: Bundle, provider: str) -> None:
         )
 
 
+def import_onnxruntime() -> None:
+    """Import onnxruntime now; it happens by itself when the first session is made."""
+    import onnxruntime  # noqa: F401
+
+
 def available_providers() -> list[str]:
     """Short names of the execution providers in this onnxruntime; they may still fail to load."""
     import onnxruntime
@@ -268,11 +274,11 @@ def _auto_candidates(bundle: Bundle) -> list[str]:
 def _load_on(bundle: Bundle, provider: str, threads: int) -> Sessions:
     _check_available(provider)
     manifest = bundle.manifest
+    beside = InBackground(lambda: _create_session(bundle.decoder_path, manifest.decoder, provider, threads))
     encoder = _create_session(bundle.encoder_path, manifest.encoder, provider, threads)
-    decoder = _create_session(bundle.decoder_path, manifest.decoder, provider, threads)
     return Sessions(
         EncoderSession(encoder, manifest.encoder, bundle.encoder_path),
-        DecoderSession(decoder, manifest.decoder, bundle.decoder_path),
+        DecoderSession(beside.result(), manifest.decoder, bundle.decoder_path),
         provider,
     )
 
