@@ -16,6 +16,7 @@ from kiloword.commands.export import export
 from kiloword.commands.import_ import import_
 from kiloword.commands.inspect import inspect
 from kiloword.commands.label import label
+from kiloword.commands.pack import pack
 from kiloword.commands.serve import serve
 from kiloword.commands.train import train
 from kiloword.commands.undo import undo
@@ -34,6 +35,7 @@ COMMANDS = (
     import_,
     inspect,
     label,
+    pack,
     serve,
     train,
     undo,

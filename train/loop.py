@@ -21,7 +21,7 @@ from kiloword.train.journal import Journal
 from kiloword.train.memory import keep_freed_memory
 from kiloword.train.progress import Progress
 from kiloword.train.recipe import Recipe, Stage
-from kiloword.train.schedule import make_optimizer, rate_factor
+from kiloword.train.schedule import make_optimizer, rate_factor, rate_on_time, share_done
 from kiloword.train.state import BEST, Position, RunState, find_state, save_state
 from kiloword.train.tasks import Steps, Task, load_task
 
@@ -106,9 +106,12 @@ class _Run:
         stage = self.recipe.stages[self.position.stage]
         self._prepare(stage)
         last_saved = time.monotonic()
-        while self.position.step < self.steps.total and not self._gives_up():
+        began = last_saved - self.position.stage_seconds
+        while self.done < 1 and not self._gives_up():
             self._step(stage)
-            if self.position.step % self.steps.in_pass == 0:
+            self.position.stage_seconds = time.monotonic() - began
+            self.done = self._share_done(stage)
+            if self.position.step % self.steps.in_pass == 0 or self.done == 1:
                 self._end_pass(stage)
             elif time.monotonic() - last_saved < 60 * self.recipe.validation.checkpoint_minutes:
                 continue
@@ -117,6 +120,7 @@ class _Run:
         # The next stage starts from the averaged weights, as the exported model has them.
         self.model.load_state_dict(self.average)
         self.position.stage, self.position.step, self.position.stale = self.position.stage + 1, 0, 0
+        self.position.stage_seconds = 0.0
         self._save(with_optimizer=False)
 
     def _prepare(self, stage: Stage) -> None:
@@ -130,6 +134,19 @@ class _Run:
         if self.saved_optimizer:
             load_optimizer(self.optimizer, self.saved_optimizer)
             self.saved_optimizer = {}
+        self.done = self._share_done(stage)
+
+    def _share_done(self, stage: Stage) -> float:
+        """How much of the stage is over; where the clock decides, the leader's clock decides for all."""
+        at = self.position
+        if not stage.minutes:
+            return share_done(at.step, self.steps.total, 0.0, 0.0)
+        return self.world.from_leader(share_done(at.step, self.steps.total, at.stage_seconds, stage.minutes))
+
+    def _rate_factor(self, stage: Stage, step: int) -> float:
+        if stage.minutes:
+            return rate_on_time(step, self.done, stage.warmup_steps)
+        return rate_factor(step, self.steps.total, stage.warmup_steps)
 
     def _step(self, stage: Stage) -> None:
         started = time.monotonic()
@@ -137,7 +154,7 @@ class _Run:
         # All randomness of a step (dropout, augmentation) follows from its number: a resumed run repeats it.
         place = (self.recipe.seed, self.position.stage, step)
         torch.manual_seed(hash((*place, self.world.rank) if self.world.rank else place) % 2**63)
-        factor = rate_factor(step, self.steps.total, stage.warmup_steps)
+        factor = self._rate_factor(stage, step)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_rate"] * factor
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
@@ -187,11 +204,14 @@ class _Run:
         rate = factor * stage.learning_rate
         self.journal.write(stage=self.position.stage, step=step, loss=loss, learning_rate=rate)
         passes = f"pass {-(-step // self.steps.in_pass)}/{stage.passes}"
-        self.progress.step(f"{stage.name}, {passes}", step, self.steps.total, loss, items_per_second)
+        total = self.steps.total
+        if stage.minutes and self.done:  # the clock may allow fewer
+            total = max(step, round(step / self.done))
+        self.progress.step(f"{stage.name}, {passes}", step, total, loss, items_per_second)
 
     def _end_pass(self, stage: Stage) -> None:
         done = self.position.step // self.steps.in_pass
-        if done % self.recipe.validation.every_passes and self.position.step < self.steps.total:
+        if done % self.recipe.validation.every_passes and self.done < 1:
             return
         weights = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         self.model.load_state_dict(self.average)

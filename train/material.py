@@ -18,6 +18,7 @@ from kiloword.runtime.manifest import ImageSpec
 from kiloword.train.captions import EncodedCaptions, TokenIds, encode_captions
 from kiloword.train.checkpoint import load_tokenizer
 from kiloword.train.datasets import CaptionRecord, load_records
+from kiloword.train.packed import unpacked
 from kiloword.train.photos import Photos
 from kiloword.train.pictures import Progress
 from kiloword.train.recipe import DataRecipe, DataSet, Recipe
@@ -98,11 +99,10 @@ def load_captions(item: DataSet, data: DataRecipe) -> tuple[list[CaptionRecord],
     Raises:
         ConfigError: it is missing or too much of it is bad.
     """
-    root = Path(data.root)
-    images = None if item.images is None else root / item.images
-    loaded = load_records(
-        root / item.source, item.split, images=images, max_bad_fraction=data.max_bad_fraction
-    )
+    given = Path(data.root) / item.source
+    source = unpacked(given, Path(data.cache))
+    images = Path(data.root) / item.images if item.images is not None and source == given else None
+    loaded = load_records(source, item.split, images=images, max_bad_fraction=data.max_bad_fraction)
     for problem in loaded.problems:
         logger.warning("left out: %s", problem)
     records = list(loaded.records)

@@ -76,10 +76,10 @@ class Photos:
         if self.hidden is not None:
             hidden = torch.from_numpy(self.hidden[views, rows])
             return encoder.forward_from(hidden.to(device, torch.float32), self.block)
-        pixels = torch.from_numpy(self.pixels[rows])
+        pixels = torch.from_numpy(self.pixels[rows]).to(device)
         mirror = torch.tensor([self.augmentation.mirrors(int(view)) for view in views])
         seen = random_views(pixels, torch.default_generator, mirror, self.augmentation)
-        return encoder(seen.to(device))  # type: ignore[no-any-return]
+        return encoder(seen)  # type: ignore[no-any-return]
 
     def plain_features(self, encoder: Encoder, rows: slice) -> Tensor:
         """Features of some photos as they are, for validation: (B, tokens, width) float."""

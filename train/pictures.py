@@ -84,9 +84,9 @@ def random_views(
     in view.
 
     Args:
-        pixels: uint8 (B, height, width, 3).
-        generator: source of randomness.
-        mirror: boolean (B,), which photos are mirrored.
+        pixels: uint8 (B, height, width, 3), on any device.
+        generator: source of randomness, on the CPU.
+        mirror: boolean (B,), which photos are mirrored, on the CPU.
         augmentation: how much is changed.
 
     Returns:
@@ -94,9 +94,9 @@ def random_views(
     """
     batch = pixels.shape[0]
     image = pixels.permute(0, 3, 1, 2).float()
-    grid = F.affine_grid(
-        _crop_transforms(batch, generator, mirror, augmentation.crop), list(image.shape), align_corners=False
-    )
+    # Drawn where the generator is: a GPU sees the same crops as a CPU.
+    transforms = _crop_transforms(batch, generator, mirror, augmentation.crop).to(image.device)
+    grid = F.affine_grid(transforms, list(image.shape), align_corners=False)
     # The crop is near the original size, so bilinear sampling does not alias.
     cropped = F.grid_sample(image, grid, padding_mode="reflection", align_corners=False)
     changed = _change_colours(cropped, generator, augmentation.colour)
@@ -121,9 +121,8 @@ def _crop_transforms(batch: int, generator: torch.Generator, mirror: Tensor, lea
 
 def _change_colours(image: Tensor, generator: torch.Generator, strength: float) -> Tensor:
     """Brightness, contrast and saturation each scaled by 1 +- strength: (B, 3, height, width)."""
-    brightness, contrast, saturation = 1 + strength * (
-        2 * torch.rand(3, image.shape[0], 1, 1, 1, generator=generator) - 1
-    )
+    drawn = torch.rand(3, image.shape[0], 1, 1, 1, generator=generator).to(image.device)
+    brightness, contrast, saturation = 1 + strength * (2 * drawn - 1)
     image = image * brightness
     mean = image.mean(dim=(1, 2, 3), keepdim=True)
     image = mean + (image - mean) * contrast

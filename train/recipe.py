@@ -131,6 +131,9 @@ class Stage:
     """How often all photos are seen."""
     learning_rate: float
     """Peak rate of the decoder."""
+    minutes: float = 0.0
+    """Most wall-clock minutes, validation included, from which on ``passes`` counts only where they are over
+    earlier: the rates fall with the clock, so that the stage is at its end and not cut off. 0: no limit."""
     frozen_blocks: int = 0
     """Lowest encoder blocks (and the embedding) that do not learn. Their output is computed once for each
     view of a photo and cached. 0: end to end, with fresh augmentation of the pixels each time."""
@@ -164,7 +167,9 @@ class Stage:
     def problems(self) -> list[str]:
         """Values that make no sense."""
         found = too_small(self, 1, "passes", "batch_size", "captions_per_image", "views")
-        found += too_small(self, 0, "encoder_learning_rate", "layer_decay", "warmup_steps", "contrastive")
+        found += too_small(
+            self, 0, "encoder_learning_rate", "layer_decay", "warmup_steps", "contrastive", "minutes"
+        )
         found += too_small(self, 0, *_REWARD_KEYS)
         if self.learning_rate <= 0:
             found.append(f"learning_rate: expected more than 0, found {self.learning_rate}")

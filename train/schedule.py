@@ -45,6 +45,30 @@ def peak_rate(name: str, stage: Stage, encoder: Encoder | None) -> float:
     return stage.encoder_learning_rate * stage.layer_decay ** (encoder.levels - encoder.rate_level(inner))
 
 
+def share_done(step: int, steps: int, seconds: float, minutes: float) -> float:
+    """How much of a stage is over, 0 to 1: by its steps, or by the clock where that is further.
+
+    Args:
+        step: steps done.
+        steps: steps of all passes.
+        seconds: since the stage began.
+        minutes: the most that it may take; 0: as long as its steps take.
+    """
+    by_steps = step / steps
+    return min(1.0, max(by_steps, seconds / (60 * minutes)) if minutes else by_steps)
+
+
+def rate_on_time(step: int, done: float, warmup: int) -> float:
+    """Share of the peak rate where the clock decides: linear up by steps, at once down by what is ``done``.
+
+    Args:
+        step: steps done.
+        done: share of the stage that is over, 0 to 1.
+        warmup: steps of the rise; the fall goes on meanwhile, so that even a stage that ends in it ends at 0.
+    """
+    return min(1.0, (step + 1) / max(1, warmup)) * 0.5 * (1 + math.cos(math.pi * done))
+
+
 def rate_factor(step: int, steps: int, warmup: int) -> float:
     """Share of the peak rate at ``step`` of ``steps``: linear up, then half a cosine down to 0."""
     warmup = min(warmup, steps // 2)

@@ -30,6 +30,8 @@ class Position:
     """Validations since the best one."""
     seconds: float = 0.0
     """Training time so far, over all starts."""
+    stage_seconds: float = 0.0
+    """Wall-clock time of this stage so far, over all starts."""
     processes: int = 1
     """How many share each batch."""
 

@@ -278,6 +278,57 @@ def test_a_stage_that_gets_no_better_stops_early(root: Path) -> None:
     assert passes == [(0, 1), (0, 2), (0, 3), (1, 1), (1, 2)]
 
 
+class Clock:
+    """Two seconds pass whenever somebody looks."""
+
+    def __init__(self, start: float) -> None:
+        self.now = start
+
+    def monotonic(self) -> float:
+        self.now += 2.0
+        return self.now
+
+
+def recipe_on_time(root: Path) -> Recipe:
+    """One stage of a minute, with passes for days."""
+    table = tiny_recipe(root)
+    table["stages"] = [table["stages"][0] | {"passes": 100_000, "minutes": 1.0}]
+    table["validation"] = {"every_passes": 100_000, "checkpoint_minutes": 0.0}
+    return recipe_of(table)
+
+
+def test_a_stage_of_a_minute_is_at_its_end_when_the_minute_is_over(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that the test turns: the rate has fallen, and the last weights are validated in mid-pass."""
+    monkeypatch.setattr("kiloword.train.loop.time", Clock(1000.0))
+    best = train(recipe_on_time(root), tmp_path / "run")
+    rates = [line["learning_rate"] for line in lines_of(tmp_path / "run", "loss")]
+    assert 5 < len(rates) < 30
+    assert max(rates[:4]) > 0.8 * 5e-3
+    assert rates[-1] < 0.1 * 5e-3
+    assert rates[3:] == sorted(rates[3:], reverse=True)
+    (judged,) = lines_of(tmp_path / "run", "cider")
+    assert judged["step"] == len(rates)
+    assert (best / "model.safetensors").is_file()
+
+
+def test_a_stage_on_time_that_was_interrupted_has_only_the_rest_of_its_time(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kiloword.train.loop.time", Clock(1000.0))
+    train(recipe_on_time(root), tmp_path / "whole")
+    monkeypatch.setattr("kiloword.train.loop.time", Clock(1000.0))
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe_on_time(root), tmp_path / "run", progress=StopAt("frozen encoder", 6))
+    monkeypatch.setattr("kiloword.train.loop.time", Clock(0.0))  # another process, another clock
+    train(recipe_on_time(root), tmp_path / "run", resume=True)
+    whole, halves = (len(lines_of(tmp_path / name, "loss")) for name in ("whole", "run"))
+    assert abs(whole - halves) <= 2
+    with_loss = lines_of(tmp_path / "run", "loss")
+    assert with_loss[-1]["learning_rate"] < 0.1 * 5e-3
+
+
 def test_too_many_bad_captions_stop_the_run_before_it_starts(tmp_path: Path) -> None:
     folder = make_shapes(tmp_path / "shapes")
     for name in ("000.png", "001.png", "002.png"):

@@ -14,7 +14,7 @@ from kiloword.train.checkpoint import build_model
 from kiloword.train.models.captioner import CaptionModel
 from kiloword.train.models.vit import VitConfig
 from kiloword.train.recipe import OptimizerRecipe, Stage, recipe_from_table
-from kiloword.train.schedule import make_optimizer, peak_rate, rate_factor
+from kiloword.train.schedule import make_optimizer, peak_rate, rate_factor, rate_on_time, share_done
 from tests.shapes import tiny_recipe
 
 END_TO_END = Stage("all", 1, 0.1, encoder_learning_rate=0.01, layer_decay=0.5)
@@ -104,3 +104,17 @@ def test_groups_carry_their_peak_rate(model: CaptionModel) -> None:
     optimizer = make_optimizer(model, END_TO_END, OptimizerRecipe(beta1=0.8, beta2=0.9))
     assert {group["peak_rate"] for group in optimizer.param_groups} == {0.1, 0.01, 0.005, 0.0025}
     assert {group["betas"] for group in optimizer.param_groups} == {(0.8, 0.9)}
+
+
+def test_a_stage_is_over_by_its_steps_or_by_the_clock() -> None:
+    assert share_done(3, 12, seconds=50.0, minutes=0) == 0.25, "without minutes the clock says nothing"
+    assert share_done(3, 12, seconds=6.0, minutes=1) == 0.25, "the steps are further"
+    assert share_done(3, 12, seconds=30.0, minutes=1) == 0.5, "the clock is further"
+    assert share_done(3, 12, seconds=90.0, minutes=1) == 1.0
+
+
+def test_the_rate_falls_with_the_clock() -> None:
+    assert rate_on_time(0, 0.0, warmup=4) == 0.25
+    assert rate_on_time(9, 0.5, warmup=4) == pytest.approx(0.5)
+    assert rate_on_time(9, 1.0, warmup=4) == pytest.approx(0)
+    assert rate_on_time(0, 0.0, warmup=0) == 1.0
