@@ -53,7 +53,7 @@ def read_record(cls: type[Record], data: object, where: str, problems: list[str]
     if "kinds" in vars(cls):
         chosen = _kind_of(cls, data, where, problems)
         return None if chosen is None else read_record(chosen, data, where, problems)
-    known, hints = _fields_of(cls), _hints_of(cls)
+    known, hints = _facts_of(cls)  # type: ignore[arg-type]
     before = len(problems)
     problems.extend(f"{where} has the unknown key {key!r}" for key in data if key not in known)
     values = {
@@ -66,15 +66,13 @@ def read_record(cls: type[Record], data: object, where: str, problems: list[str]
     return None if len(problems) > before else cls(**values)
 
 
-# A manifest has some sixty records of one class, and looking at a class takes longer than reading a record.
 @cache
-def _fields_of(cls: type) -> dict[str, Field[Any]]:
-    return {field.name: field for field in fields(cls)}
+def _facts_of(cls: type) -> tuple[dict[str, Field[Any]], dict[str, Any]]:
+    """The fields of a dataclass and their types.
 
-
-@cache
-def _hints_of(cls: type) -> dict[str, Any]:
-    return get_type_hints(cls)
+    A manifest has some sixty records of one class, and looking at a class takes longer than reading a record.
+    """
+    return {field.name: field for field in fields(cls)}, get_type_hints(cls)
 
 
 def _kind_of(

@@ -55,9 +55,14 @@ def cgroup_quota(root: Path = _ROOT) -> float | None:
 
 def affinity_cpus() -> int:
     """Count the processors that the affinity mask allows, or all where the system has none."""
+    return len(allowed_cpu_numbers())
+
+
+def allowed_cpu_numbers() -> list[int]:
+    """The numbers of the processors that the affinity mask allows, or of all where the system has none."""
     if not hasattr(os, "sched_getaffinity"):  # macOS and Windows
-        return os.cpu_count() or 1
-    return len(os.sched_getaffinity(0))
+        return list(range(os.cpu_count() or 1))
+    return sorted(os.sched_getaffinity(0))
 
 
 def _group_folders(root: Path) -> list[Path]:

@@ -1,0 +1,1 @@
+"""What `kiloword bench` measures: this machine, this bundle, and how far one is from the other."""
