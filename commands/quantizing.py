@@ -15,7 +15,7 @@ _AnyFunction = TypeVar("_AnyFunction", bound=Callable[..., Any])
 
 # Written out here because their home imports onnx, which `--help` must not wait for; a test compares the two.
 ENCODER_RECIPES = ("static", "dynamic", "weight-only")
-DECODER_RECIPES = ("weight-only", "dynamic")
+DECODER_RECIPES = ("static", "weight-only", "dynamic")
 _SHORT_RECIPES = ("auto", "static", "dynamic", "weight-only")
 PURPOSES = ("reproducible", "speed")
 
@@ -55,10 +55,10 @@ class QuantizeCommand(click.Command):
 RECIPES_HELP = (
     "Recipes for int8:",
     "  auto         tries those that suit the purpose and takes the fastest that the gate lets pass",
-    "  static       encoder: ranges measured on photos; decoder: 8-bit weights",
+    "  static       ranges measured on photos and on the captions that fp32 writes of them",
     "  weight-only  8-bit weights in both graphs, activations quantized in blocks of a row",
     "  dynamic      ranges of whatever is in the batch: a photo's caption may depend on its neighbours",
-    "  A+B          one for each graph: A for the encoder, B (weight-only or dynamic) for the decoder",
+    "  A+B          one for each graph: A for the encoder, B for the decoder",
     "",
 )
 """For an epilog."""

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
+from kiloword.runtime.bundle import Bundle
+from kiloword.runtime.generation import generate
+from kiloword.runtime.sessions import DecoderSession, Tensors, load_sessions
+
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
+Ids = NDArray[np.int64]
 
 OUTLIER_RATIO = 12.0
 """A tensor has outliers when its largest value is this many times its 99.9th percentile."""
@@ -31,7 +37,9 @@ class Activations:
     """The largest 99.9th percentile of the magnitude in any photo."""
 
     def see(self, values: Floats) -> None:
-        """Adds the values of one photo."""
+        """Adds the values of one photo or step; there may be none, as in an empty past."""
+        if values.size == 0:
+            return
         self.lowest = min(self.lowest, float(values.min()))
         self.highest = max(self.highest, float(values.max()))
         self.usual = max(self.usual, float(np.quantile(np.abs(values), 0.999)))
@@ -71,23 +79,71 @@ def measure(model: onnx.ModelProto, tensors: Sequence[str], photos: Pixels) -> d
     Returns:
         What was seen of each tensor.
     """
-    seen = {name: Activations() for name in tensors}
-    for values in _run(model, list(seen), photos):
-        for name, value in values.items():
-            seen[name].see(value)
-    return seen
-
-
-def _run(model: onnx.ModelProto, names: list[str], photos: Pixels) -> Iterator[dict[str, Floats]]:
-    """The values of inner tensors, one photo at a time."""
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model)
-    present = {item.name for item in watched.graph.output}
-    watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in present)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    graph = watched.SerializeToString()
-    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    watch = _Watch(model, tensors)
     for index in range(len(photos)):
-        values = session.run(names, {"pixels": photos[index : index + 1]})
-        yield dict(zip(names, values, strict=True))
+        watch.run({"pixels": photos[index : index + 1]})
+    return watch.seen
+
+
+def measure_decoder(
+    bundle: Bundle, model: onnx.ModelProto, tensors: Sequence[str], photos: Pixels
+) -> dict[str, Activations]:
+    """Looks at inner tensors of a decoder while it captions photos, with the bundle's own search.
+
+    Args:
+        bundle: fp32; it captions.
+        model: its decoder's graph, perhaps written otherwise.
+        tensors: names of the tensors to look at.
+        photos: uint8 (photos, height, width, 3).
+
+    Returns:
+        What was seen of each tensor.
+    """
+    sessions = load_sessions(bundle, "cpu")
+    watch = _Watch(model, tensors)
+    decoder = _WatchedDecoder(sessions.decoder, watch)
+    for index in range(len(photos)):
+        encoded = sessions.encoder.encode(photos[index : index + 1])
+        generate(decoder, encoded, bundle.manifest.tokens, bundle.manifest.generation)
+    return watch.seen
+
+
+class _Watch:
+    """A graph that is run to look at inner tensors."""
+
+    def __init__(self, model: onnx.ModelProto, tensors: Sequence[str]) -> None:
+        self.seen = {name: Activations() for name in tensors}
+        watched = onnx.ModelProto()
+        watched.CopyFrom(model)
+        present = {item.name for item in watched.graph.output}
+        watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in tensors if name not in present)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        self._session = onnxruntime.InferenceSession(
+            watched.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> None:
+        """Adds what these inputs make of the tensors."""
+        for activations, values in zip(
+            self.seen.values(), self._session.run(list(self.seen), feeds), strict=True
+        ):
+            activations.see(values)
+
+
+class _WatchedDecoder:
+    """A decoder for the search, each step of which is looked at."""
+
+    def __init__(self, decoder: DecoderSession, watch: _Watch) -> None:
+        self._decoder = decoder
+        self._watch = watch
+        self.token_by_token = decoder.token_by_token
+        self.context = decoder.context
+        self.initial_state = decoder.initial_state
+
+    def step(
+        self, input_ids: Ids, beam_rows: Ids, context: Tensors, state: Tensors
+    ) -> tuple[Floats, Tensors]:
+        """As the decoder's own."""
+        self._watch.run(self._decoder.feeds(input_ids, beam_rows, context, state))
+        return self._decoder.step(input_ids, beam_rows, context, state)

@@ -2,19 +2,20 @@
 
 A recipe is chosen for each graph; `export/recipes.py` names them, `export/gate.py` judges the result:
 
-``static`` (encoder)
+``static`` (encoder, decoder)
     uint8 activations times int8 weights with a scale for each output channel. The ranges of activations are
-    measured once on photos, so that the result for a photo does not depend on what else is in its batch
-    (dynamic ranges do). The result is float again, with the bias added by the same operator. Products whose
-    input has *outliers* would lose everything else: ViT-Tiny feeds one of its 48 products values up to 216
-    where 99.9 % are below 4, and quantizing that one product alone turned 9 % of error into 34 %. These few
-    take 8-bit weights with activations quantized in blocks.
+    measured once, on photos and on the captions that fp32 writes of them, so that the result for a photo does
+    not depend on what else is in its batch (dynamic ranges do). The result is float again, with the bias
+    added by the same operator. Products whose input has *outliers* would lose everything else: ViT-Tiny feeds
+    one of its 48 products values up to 216 where 99.9 % are below 4, and quantizing that one product alone
+    turned 9 % of error into 34 %. These few take 8-bit weights with activations quantized in blocks.
 ``dynamic`` (encoder, decoder)
     The same products, but each activation's range is that of the whole batch as it comes: nothing to measure,
     and a photo's caption depends on its neighbours. Outliers are treated as above.
 ``weight-only`` (encoder, decoder)
     8-bit weights in blocks of 64 (``MatMulNBits``, activations quantized on the fly in blocks of a row):
-    fastest for a decoder at one photo, exact enough for choosing words, and independent of the batch.
+    independent of the batch, and for a decoder as fast as ``static`` where onnxruntime has kernels for it. In
+    WebAssembly it has none and multiplies floats: our decoder took 127 ms a photo there, ``static`` 31 ms.
 
 Convolutions stay in float32: MobileNetV2's 52 as ``QLinearConv``, with a scale for each channel and every
 sum in int8, took 0.79 of the time and put 32 % of error into the cells and 20 % into their mean (Flickr8k
@@ -25,18 +26,19 @@ embedding is kept as int8 rows with a scale each.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from kiloword.export.calibration import Pixels, measure
+from kiloword.export.calibration import Activations, Pixels, measure, measure_decoder
 from kiloword.export.integers import int8_rows
 from kiloword.export.products import constant_products, prepare_products, replace_products
 from kiloword.export.recipes import DecoderRecipe, EncoderRecipe
 from kiloword.export.simplify import drop_unused_initializers
+from kiloword.runtime.bundle import Bundle
 from kiloword.runtime.errors import ExportError
 
 logger = logging.getLogger(__name__)
@@ -48,6 +50,8 @@ With 128, onnxruntime 1.31 gives a row other values (by 3e-5) when it is compute
 ViT-Tiny's encoder this grew to 4 % of change in a photo by its neighbours in the batch. With 64 every row is
 the same to the bit, at the same speed and for 3 % more bytes.
 """
+DECODER_PHOTOS = 32
+"""Captions on which a decoder's ranges are measured, each with some thirty rows."""
 _INT8_ACCURACY_LEVEL = 4  # onnxruntime's number for: multiply in int8
 _SMALLEST_TABLE = 64
 
@@ -75,21 +79,14 @@ def quantize_encoder(
     Raises:
         ExportError: there are no photos to measure on.
     """
-    if len(photos) == 0:
-        raise ExportError("quantization needs photos to measure ranges on", hint="--calibration FOLDER")
+    _check_photos(photos)
     model = onnx.load(source)
     prepare_products(model)
-    products = constant_products(model)
-    if recipe == "weight-only":
-        _quantize_weights(model, target)
-        return []
-    seen = measure(model, sorted({node.input[0] for node in products}), photos)
-    tame = {name: activations for name, activations in seen.items() if not activations.has_outliers}
-    outliers = [node.name or node.output[0] for node in products if node.input[0] not in tame]
-    logger.info("products with outliers: %s", ", ".join(outliers) or "none")
-    grids = {name: activations.scale_and_zero_point() for name, activations in tame.items()}
-    chosen = [node for node in products if node.input[0] in tame]
-    replace_products(model, chosen, grids if recipe == "static" else None, reduce_range=reduce_range)
+    outliers: list[str] = []
+    if recipe != "weight-only":
+        products = constant_products(model)
+        seen = measure(model, _inputs_of(products), photos)
+        outliers = _replace_tame(model, products, seen, recipe, reduce_range)
     _quantize_weights(model, target)
     return outliers
 
@@ -100,22 +97,67 @@ def count_convolutions(path: Path) -> int:
 
 
 def quantize_decoder(
-    source: Path, target: Path, recipe: DecoderRecipe = "weight-only", *, reduce_range: bool = False
-) -> None:
+    source: Bundle,
+    target: Path,
+    photos: Pixels,
+    recipe: DecoderRecipe = "static",
+    *,
+    reduce_range: bool = False,
+) -> list[str]:
     """Int8 for all matrix products of a decoder, int8 rows for its token embedding.
 
     Args:
-        source: fp32 ONNX file.
+        source: the fp32 bundle; it captions photos where ranges are measured.
         target: the int8 ONNX file to write.
+        photos: uint8 (photos, height, width, 3), to measure ranges on; a dozen is enough.
         recipe: see the top of this module.
         reduce_range: keep weights to 7 bits; see `kiloword.export.integers.int8_columns`.
+
+    Returns:
+        Names of the products that have outliers.
+
+    Raises:
+        ExportError: there are no photos to measure on.
     """
-    model = onnx.load(source)
+    model = onnx.load(source.decoder_path)
     prepare_products(model)
+    outliers: list[str] = []
+    products = constant_products(model)
+    if recipe == "static":
+        _check_photos(photos)
+        seen = measure_decoder(source, model, _inputs_of(products), photos[:DECODER_PHOTOS])
+        outliers = _replace_tame(model, products, seen, "static", reduce_range)
+    elif recipe == "dynamic":
+        replace_products(model, products, None, reduce_range=reduce_range)
     _quantize_embeddings(model)
-    if recipe == "dynamic":
-        replace_products(model, constant_products(model), None, reduce_range=reduce_range)
     _quantize_weights(model, target)
+    return outliers
+
+
+def _check_photos(photos: Pixels) -> None:
+    if len(photos) == 0:
+        raise ExportError("quantization needs photos to measure ranges on", hint="--calibration FOLDER")
+
+
+def _inputs_of(products: list[NodeProto]) -> list[str]:
+    return sorted({node.input[0] for node in products})
+
+
+def _replace_tame(
+    model: onnx.ModelProto,
+    products: list[NodeProto],
+    seen: Mapping[str, Activations],
+    recipe: str,
+    reduce_range: bool,
+) -> list[str]:
+    """Replaces the products whose input one range can hold; names the others."""
+    tame = {name: activations for name, activations in seen.items() if not activations.has_outliers}
+    outliers = [node.name or node.output[0] for node in products if node.input[0] not in tame]
+    logger.info("products with outliers: %s", ", ".join(outliers) or "none")
+    grids = {name: activations.scale_and_zero_point() for name, activations in tame.items()}
+    chosen = [node for node in products if node.input[0] in tame]
+    replace_products(model, chosen, grids if recipe == "static" else None, reduce_range=reduce_range)
+    return outliers
 
 
 def _quantize_weights(model: onnx.ModelProto, target: Path) -> None:

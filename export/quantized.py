@@ -100,7 +100,7 @@ def _make_variants(
 ) -> tuple[dict[str, Path], dict[str, dict[str, Any]]]:
     """A bundle for each recipe, and how it was made; a graph that two recipes share is made once."""
     encoders: dict[str, tuple[Path, list[str]]] = {}
-    decoders: dict[str, Path] = {}
+    decoders: dict[str, tuple[Path, list[str]]] = {}
     for number, recipe in enumerate(recipes):
         if recipe.encoder not in encoders:
             logger.info("encoder to int8: %s", recipe.encoder)
@@ -111,19 +111,17 @@ def _make_variants(
             encoders[recipe.encoder] = (path, outliers)
         if recipe.decoder not in decoders:
             logger.info("decoder to int8: %s", recipe.decoder)
-            decoders[recipe.decoder] = folder / f"decoder-{number}.onnx"
-            quantize_decoder(
-                fp32.decoder_path,
-                decoders[recipe.decoder],
-                recipe.decoder,
-                reduce_range=options.reduce_range,
+            path = folder / f"decoder-{number}.onnx"
+            outliers = quantize_decoder(
+                fp32, path, photos.pixels, recipe.decoder, reduce_range=options.reduce_range
             )
+            decoders[recipe.decoder] = (path, outliers)
     variants, facts = {}, {}
     for recipe in recipes:
-        encoder, outliers = encoders[recipe.encoder]
-        variants[recipe.name] = _assemble(fp32, folder / recipe.name, encoder, decoders[recipe.decoder])
+        (encoder, upper), (decoder, lower) = encoders[recipe.encoder], decoders[recipe.decoder]
+        variants[recipe.name] = _assemble(fp32, folder / recipe.name, encoder, decoder)
         facts[recipe.name] = {
-            "products_with_outliers": outliers,
+            "products_with_outliers": [*upper, *lower],
             "convolutions_in_float32": count_convolutions(encoder),
             "calibration": {"photos": len(photos.pixels), "source": photos.source},
         }

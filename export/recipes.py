@@ -8,19 +8,26 @@ from typing import Final, Literal, get_args
 from kiloword.runtime.errors import ConfigError
 
 EncoderRecipe = Literal["static", "dynamic", "weight-only"]
-DecoderRecipe = Literal["weight-only", "dynamic"]
+DecoderRecipe = Literal["static", "weight-only", "dynamic"]
 Purpose = Literal["reproducible", "speed"]
 
 AUTO: Final = "auto"
 _SHORT: Final[dict[str, tuple[EncoderRecipe, DecoderRecipe]]] = {
-    "static": ("static", "weight-only"),
+    "static": ("static", "static"),
     "dynamic": ("dynamic", "dynamic"),
     "weight-only": ("weight-only", "weight-only"),
 }
-# What `auto` tries, the most exact first.
+# What `auto` tries.
 _CANDIDATES: Final[dict[Purpose, tuple[str, ...]]] = {
-    "reproducible": ("static", "weight-only"),
-    "speed": ("static", "weight-only", "static+dynamic", "dynamic+weight-only", "dynamic"),
+    "reproducible": ("static", "static+weight-only", "weight-only"),
+    "speed": (
+        "static",
+        "static+weight-only",
+        "weight-only",
+        "static+dynamic",
+        "dynamic+weight-only",
+        "dynamic",
+    ),
 }
 
 
@@ -45,7 +52,7 @@ def read_recipe(name: str) -> Recipe:
         ConfigError: there is no such recipe.
 
     >>> read_recipe("static"), read_recipe("dynamic+weight-only").batch_invariant
-    (Recipe(name='static', encoder='static', decoder='weight-only'), False)
+    (Recipe(name='static', encoder='static', decoder='static'), False)
     """
     encoder, plus, decoder = name.partition("+")
     if name in _SHORT:

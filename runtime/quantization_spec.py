@@ -87,7 +87,7 @@ class QuantizationSpec:
     encoder: str
     """``static``, ``dynamic`` or ``weight-only``."""
     decoder: str
-    """``dynamic`` or ``weight-only``."""
+    """``static``, ``dynamic`` or ``weight-only``."""
     batch_invariant: bool
     """A photo's caption does not depend on what else is in its batch."""
     reduce_range: bool

@@ -133,6 +133,12 @@ class DecoderSession:
             for tensor in self._states
         }
 
+    def feeds(
+        self, input_ids: NDArray[np.int64], beam_rows: NDArray[np.int64], context: Tensors, state: Tensors
+    ) -> Tensors:
+        """All inputs of the graph for one step, by name; arguments as for `step`."""
+        return {self._token_ids.name: input_ids, self._beam_rows: beam_rows, **context, **state}
+
     def step(
         self, input_ids: NDArray[np.int64], beam_rows: NDArray[np.int64], context: Tensors, state: Tensors
     ) -> tuple[NDArray[np.float32], Tensors]:
@@ -148,7 +154,7 @@ class DecoderSession:
             logits float32 (batch_size, num_beams, vocab_size) of the last position, which the caller may
             overwrite, and the new state with batch_size * num_beams rows.
         """
-        feeds = {self._token_ids.name: input_ids, self._beam_rows: beam_rows, **context, **state}
+        feeds = self.feeds(input_ids, beam_rows, context, state)
         logits, *states = _run(self._session, self._path, self._outputs, feeds)
         return logits.astype(np.float32, copy=False), dict(zip(self._targets, states, strict=True))
 
@@ -176,7 +182,7 @@ class DecoderSession:
             float32 (batch_size, num_beams, image tokens) at the last position, mean over heads and these
             queries, rows sum to 1; and the new state.
         """
-        feeds = {self._token_ids.name: input_ids, self._beam_rows: beam_rows, **context, **state}
+        feeds = self.feeds(input_ids, beam_rows, context, state)
         looks = [*self._weights, *queries]
         names = [*self._outputs[1:], *looks]
         outputs = dict(zip(names, _run(self._session, self._path, names, feeds), strict=True))

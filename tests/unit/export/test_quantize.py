@@ -23,9 +23,9 @@ from kiloword.export.calibration import Activations  # noqa: E402
 from kiloword.export.integers import int8_columns, int8_rows  # noqa: E402
 from kiloword.export.operators import count_products, products_that_run  # noqa: E402
 from kiloword.export.products import constant_products  # noqa: E402
-from kiloword.export.quantize import quantize_encoder  # noqa: E402
+from kiloword.export.quantize import quantize_decoder, quantize_encoder  # noqa: E402
 from kiloword.runtime.errors import ExportError  # noqa: E402
-from kiloword.runtime.sessions import load_sessions  # noqa: E402
+from kiloword.runtime.sessions import DecoderSession, load_sessions  # noqa: E402
 from tests.checkpoints import TinyExport, random_pixels  # noqa: E402
 
 Floats = NDArray[np.float32]
@@ -52,7 +52,7 @@ def test_the_report_says_what_was_counted(tiny_export: TinyExport) -> None:
     manifest = load_bundle(tiny_export.int8).manifest
     spec = manifest.quantization
     assert spec is not None
-    assert (spec.recipe, spec.encoder, spec.decoder) == ("static", "static", "weight-only")
+    assert (spec.recipe, spec.encoder, spec.decoder) == ("static+weight-only", "static", "weight-only")
     for figures, directory in ((spec.fp32, tiny_export.fp32), (spec.chosen.figures, tiny_export.int8)):
         for graph, found in (("encoder", figures.encoder), ("decoder", figures.decoder)):
             products = products_that_run(directory / f"{graph}.onnx")
@@ -113,6 +113,38 @@ def test_a_photo_does_not_depend_on_its_batch(tiny_export: TinyExport, int8: Cap
     assert [caption.token_ids for caption in captions] == [
         int8.caption_pixels(pixels[i : i + 1], num_beams=1)[0].token_ids for i in range(8)
     ]
+
+
+def test_a_decoder_with_measured_ranges(tiny_export: TinyExport, tmp_path: Path) -> None:
+    """All products in bytes, logits near those of fp32, and a row is the same to the bit among others."""
+    fp32, pixels = load_bundle(tiny_export.fp32), random_pixels(6)
+    assert quantize_decoder(fp32, tmp_path / "decoder.onnx", pixels, "static") == []
+    found = products_that_run(tmp_path / "decoder.onnx")
+    exact = products_that_run(fp32.decoder_path)
+    assert (found.integer_operators, found.float_products) == (
+        {"MatMulIntegerToFloat": exact.float_products},
+        0,
+    )
+    sessions = load_sessions(fp32, "cpu", 1)
+    session = onnxruntime.InferenceSession(tmp_path / "decoder.onnx", providers=["CPUExecutionProvider"])
+    spec = fp32.manifest.decoder
+    small = DecoderSession(session, spec, tmp_path / "decoder.onnx")
+    encoded = sessions.encoder.encode(pixels)
+    ids = np.array([[[1]], [[5]], [[9]], [[20]], [[33]], [[60]]])
+    rows = np.arange(6)[:, None]
+    logits, logits_int8 = (
+        decoder.step(ids, rows, decoder.context(encoded), decoder.initial_state(encoded, 6))[0]
+        for decoder in (sessions.decoder, small)
+    )
+    assert 0 < np.linalg.norm(logits_int8 - logits) < 0.1 * np.linalg.norm(logits - logits.mean())
+    alone = {name: value[2:3] for name, value in encoded.items()}
+    context, state = small.context(alone), small.initial_state(alone, 1)
+    np.testing.assert_array_equal(small.step(ids[2:3], rows[:1], context, state)[0], logits_int8[2:3])
+
+
+def test_a_decoder_needs_photos_for_ranges(tiny_export: TinyExport, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="needs photos"):
+        quantize_decoder(load_bundle(tiny_export.fp32), tmp_path / "decoder.onnx", photos(0), "static")
 
 
 def make_graph(path: Path, *, loud: float) -> None:
