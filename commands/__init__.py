@@ -6,6 +6,7 @@ What is heavy is imported inside the functions, so that `--help` does not wait f
 from __future__ import annotations
 
 from kiloword.commands.audit import audit
+from kiloword.commands.average import average
 from kiloword.commands.bench import bench
 from kiloword.commands.calibrate import calibrate
 from kiloword.commands.caption import caption
@@ -26,6 +27,7 @@ from kiloword.commands.webcam import webcam
 
 COMMANDS = (
     audit,
+    average,
     bench,
     calibrate,
     caption,
