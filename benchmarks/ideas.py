@@ -55,19 +55,26 @@ class Idea:
     """Whether it also starts from that model's weights."""
 
 
+_CONCEPTS = ("concepts.words=400", "concepts.best=8", "stages.0.concepts=1.0")
 IDEAS = (
     Idea(BASELINE),
     Idea("baseline, seed 2", ("seed=2",)),
-    Idea("COCO left out", (f"data.train=[{_FLICKR8K}]", "stages.0.passes=3")),
+    Idea("concepts", _CONCEPTS),
     Idea("COCO three times", ("data.train.1.repeat=3", "stages.0.passes=1")),
-    Idea("no label smoothing", ("stages.0.label_smoothing=0.0",)),
-    Idea("no average of the weights", ("optimizer.average_decay=0.0",)),
+    Idea("COCO left out", (f"data.train=[{_FLICKR8K}]", "stages.0.passes=3")),
+    Idea(
+        "concepts, and sentences alone",
+        (*_CONCEPTS, 'concepts.sentences="coco/captions_text.txt"', "stages.0.sentences=1.0"),
+    ),
+    Idea("ImageNet classes as tags", ('concepts.source="classes"', "concepts.words=1000", "concepts.best=5")),
     Idea("words of the sentences", vocabulary=True),
     Idea("pre-trained on sentences", vocabulary=True, starts=True),
+    Idea("no label smoothing", ("stages.0.label_smoothing=0.0",)),
+    Idea("no average of the weights", ("optimizer.average_decay=0.0",)),
+    Idea("contrastive 0.2", ("stages.0.contrastive=0.2",)),
     Idea("byte pairs", ('tokenizer.kind="bpe"', "tokenizer.vocab_size=2500")),
     Idea("no mirrored photos", ("stages.0.views=1",)),
     Idea("one caption, twice the passes", ("stages.0.captions_per_image=1", "stages.0.passes=4")),
-    Idea("contrastive 0.2", ("stages.0.contrastive=0.2",)),
     Idea("four blocks", ("decoder.depth=4",)),
     Idea("width 256", ("decoder.width=256", "decoder.heads=4")),
     Idea("baseline, seed 3", ("seed=3",)),
@@ -83,7 +90,7 @@ def row_of(idea: Idea, overrides: Sequence[str], data: Path, work: Path) -> dict
         data: Folder with flickr8k/, coco/ and encoders/.
         work: Folder of runs, rows and caches.
     """
-    finished = work / f"row-{_key('ideas', *_choices(idea, overrides))}.json"
+    finished = _file_of(idea, overrides, work)
     if finished.is_file():
         row: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
         return {**row, "name": idea.name}
@@ -91,6 +98,11 @@ def row_of(idea: Idea, overrides: Sequence[str], data: Path, work: Path) -> dict
     with write_atomically(finished) as file:
         json.dump(row, file, indent=1)
     return row
+
+
+def _file_of(idea: Idea, overrides: Sequence[str], work: Path) -> Path:
+    """Where the row of a finished idea is kept."""
+    return work / f"row-{_key('ideas', *_choices(idea, overrides))}.json"
 
 
 def _trained(idea: Idea, overrides: Sequence[str], data: Path, work: Path) -> Path:
@@ -159,13 +171,21 @@ def as_table(rows: Sequence[Mapping[str, Any]]) -> str:
 )
 @click.option("--work", type=click.Path(path_type=Path), default=WORK, help="Folder for runs and caches.")
 @click.option("--output", type=click.Path(path_type=Path), help="The result file.")
+@click.option("--finished", is_flag=True, help="Only what earlier starts finished, without any training.")
 def main(
-    names: tuple[str, ...], overrides: tuple[str, ...], data: Path, work: Path, output: Path | None
+    names: tuple[str, ...],
+    overrides: tuple[str, ...],
+    data: Path,
+    work: Path,
+    output: Path | None,
+    finished: bool,
 ) -> None:
     """Train and compare the ideas, one after the other; the result file grows with each."""
     chosen = [idea for idea in IDEAS if not names or any(name in idea.name for name in names)]
+    if finished:
+        chosen = [idea for idea in chosen if _file_of(idea, overrides, work).is_file()]
     if not chosen:
-        raise click.UsageError(f"no idea's name has {' or '.join(names)} in it")
+        raise click.UsageError("no such idea" if names else "nothing is finished")
     rows: list[dict[str, Any]] = []
     try:
         for idea in chosen:

@@ -53,7 +53,7 @@ def greedy(model: CaptionModel, features: Tensor, ids: TokenIds, max_tokens: int
     Returns:
         int64 (B, at most max_tokens).
     """
-    context = model.decoder.image_context(features)
+    context = model.context(features)
     last = torch.full((len(features), 1), ids.bos, dtype=torch.int64, device=features.device)
     past, finished = None, torch.zeros_like(last, dtype=torch.bool)
     written: list[Tensor] = []
@@ -79,7 +79,7 @@ def beam_search(
         settings: `num_beams`, `max_new_tokens` and `length_penalty` are used.
     """
     batch, beams = len(features), settings.num_beams
-    context = model.decoder.image_context(features)
+    context = model.context(features)
     last = torch.full((batch * beams, 1), ids.bos)
     totals = torch.full((batch, beams), -torch.inf)
     totals[:, 0] = 0.0  # all beams of a photo start alike, so only one may start at all

@@ -22,11 +22,11 @@ class EncoderGraph(nn.Module):
     def __init__(self, model: CaptionModel) -> None:
         super().__init__()
         self.encoder = model.encoder.for_export()
-        self.decoder = model.decoder
+        self.model = model
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """(B, height, width, 3) uint8 -> what ``Decoder.context_specs`` declares, float32."""
-        return self.decoder.image_context(self.encoder(pixels))
+        return self.model.context(self.encoder(pixels))
 
 
 class DecoderGraph(nn.Module):

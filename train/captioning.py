@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from kiloword.train.batches import BatchPlan, Share
-from kiloword.train.checkpoint import build_model, load_encoder_weights, start_from
+from kiloword.train.checkpoint import build_model, load_class_head, load_encoder_weights, start_from
 from kiloword.train.material import Material, load_material
 from kiloword.train.models.captioner import CaptionModel
 from kiloword.train.objectives import Objectives, Seen, objectives_of
@@ -48,7 +48,10 @@ class CaptionTask:
         recipe = self.recipe
         model = build_model(recipe, self.tokenizer.get_vocab_size())
         if recipe.encoder.weights:
-            load_encoder_weights(model, Path(recipe.data.root) / recipe.encoder.weights)
+            weights = Path(recipe.data.root) / recipe.encoder.weights
+            load_encoder_weights(model, weights)
+            if recipe.concepts is not None and recipe.concepts.source == "classes":
+                load_class_head(model, weights)
         if recipe.start:
             start_from(model, Path(recipe.start), self.tokenizer)
         return model
@@ -76,7 +79,7 @@ class CaptionTask:
             share,
         )
         self.objectives: Objectives = objectives_of(
-            stage, material.captions, material.ids, recipe.generation.max_new_tokens
+            stage, material.captions, material.ids, recipe.generation.max_new_tokens, material.lessons
         )
         return Steps(self.plan.steps_per_pass, self.plan.steps)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
@@ -55,7 +55,7 @@ class Checkpoint:
 
 def build_model(recipe: Recipe, vocab_size: int) -> CaptionModel:
     """A captioner with fresh weights, as the recipe describes it."""
-    model = CaptionModel(recipe.encoder, recipe.decoder, vocab_size)
+    model = CaptionModel(recipe.encoder, recipe.decoder, vocab_size, recipe.concepts)
     if any(stage.contrastive for stage in recipe.stages):
         model.joint = JointSpace(model.encoder.output.channels, model.decoder.output_weight.shape[1])
     return model
@@ -91,6 +91,36 @@ def load_encoder_weights(model: CaptionModel | Classifier, path: Path) -> None:
             sorted(problems), path=path, hint="a recipe whose [encoder] has the sizes of these weights"
         )
     model.encoder.load_state_dict(weights, strict=False)
+
+
+def load_class_head(model: CaptionModel, path: Path) -> None:
+    """Gives the concepts of a model the classifier that published encoder weights bring along.
+
+    Raises:
+        ConfigError: there is none in the file, or it has other sizes.
+    """
+    if model.concepts is None:
+        raise ValueError("the model has no concepts")
+    head = model.concepts.head.state_dict()
+    with safe_open(path, "pt") as file:
+        given = set(file.keys())
+        found = {name: file.get_tensor(f"head.{name}") for name in head if f"head.{name}" in given}
+    problems = [
+        f"concepts.source: expected head.{name} of shape {tuple(wanted.shape)}, found "
+        + (f"{tuple(found[name].shape)}" if name in found else "none")
+        for name, wanted in head.items()
+        if name not in found or found[name].shape != wanted.shape
+    ]
+    if problems:
+        raise ConfigError(
+            problems, path=path, hint="concepts.words as many as the classifier has, or captions"
+        )
+    model.concepts.head.load_state_dict(found)
+
+
+def training_facts(directory: Path) -> Mapping[str, Any]:
+    """What a run knew when it wrote a checkpoint. Raises ``CheckpointError`` where there is none."""
+    return dict(_read_facts(directory).get("training", {}))
 
 
 def start_from(model: nn.Module, directory: Path, tokenizer: Tokenizer | None) -> None:

@@ -20,6 +20,7 @@ from kiloword.runtime.errors import ConfigError
 from kiloword.train.batches import Share, shuffled_rows
 from kiloword.train.captions import TokenIds, pad_captions
 from kiloword.train.checkpoint import build_decoder, start_from
+from kiloword.train.concepts import read_lines
 from kiloword.train.material import load_captions, tokenizer_of, validation_names
 from kiloword.train.models.language import LanguageModel
 from kiloword.train.objectives import next_token_loss
@@ -139,11 +140,7 @@ def _sentences(item: DataSet, recipe: Recipe) -> list[str]:
         return [caption for record in records for caption in record.captions]
     if item.split is not None:
         raise ConfigError([f"a text file has no splits, and not {item.split!r}"], path=source)
-    try:
-        lines = source.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError([f"not a text file in UTF-8: {error}"], path=source) from error
-    texts = [text for line in lines if (text := " ".join(line.split()))]
+    texts = read_lines(source)
     if not texts:
         raise ConfigError(["expected one sentence a line, found none"], path=source)
     if item.limit is not None and item.limit < len(texts):

@@ -81,6 +81,7 @@ class _Run:
         self.progress = progress if world.leads else _Silent()
         self.world = world
         self.position = Position(processes=world.size)
+        self.done = 0.0  # share of the stage
         self.device = _device(recipe, world.local_rank)
 
     def start(self, resume: bool) -> None:

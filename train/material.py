@@ -14,9 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from kiloword.runtime.errors import ConfigError
 from kiloword.runtime.manifest import ImageSpec
 from kiloword.train.captions import EncodedCaptions, TokenIds, encode_captions
-from kiloword.train.checkpoint import load_tokenizer
+from kiloword.train.checkpoint import load_tokenizer, training_facts
+from kiloword.train.concepts import (
+    ConceptLessons,
+    concept_words,
+    concepts_in,
+    read_lines,
+    sentence_lessons,
+)
 from kiloword.train.datasets import CaptionRecord, load_records
 from kiloword.train.packed import unpacked
 from kiloword.train.photos import Photos
@@ -41,6 +49,8 @@ class Material:
     tokenizer: Tokenizer
     ids: TokenIds
     validation: Sequence[ValidationSet]
+    lessons: ConceptLessons | None
+    """What teaches the words of ``[concepts]``, where the recipe learns them from captions."""
     facts: dict[str, Any]
     """For the record: how many photos and captions, what was left out."""
 
@@ -84,13 +94,42 @@ def load_material(recipe: Recipe, progress: Progress) -> Material:
         _validation_set(name, item, recipe, progress)
         for name, item in zip(names, recipe.data.validation, strict=True)
     ]
-    facts = {
+    lessons = concept_lessons(recipe, records, tokenizer)
+    facts: dict[str, Any] = {
         "photos": len(records),
         "captions": sum(len(record.captions) for record in records),
         "vocabulary": tokenizer.get_vocab_size(),
         "unusable": len(problems),
     }
-    return Material(photos, np.asarray(rows), captions, tokenizer, ids, validation, facts)
+    if lessons is not None:
+        facts |= {"concepts": list(lessons.words), "sentences": len(lessons.sentences)}
+    return Material(photos, np.asarray(rows), captions, tokenizer, ids, validation, lessons, facts)
+
+
+def concept_lessons(
+    recipe: Recipe, records: Sequence[CaptionRecord], tokenizer: Tokenizer
+) -> ConceptLessons | None:
+    """The words that a recipe's concepts are, where they stand in its captions, and its sentences.
+
+    Their numbers mean the same words as in the checkpoint that the run starts from, where that has any.
+
+    Raises:
+        CheckpointError: ``start`` names no checkpoint.
+        ConfigError: the sentences are no text file.
+    """
+    settings = recipe.concepts
+    if settings is None or settings.source != "captions":
+        return None
+    known = training_facts(Path(recipe.start)).get("concepts") if recipe.start else None
+    words = tuple(known or concept_words((item.captions for item in records), tokenizer, settings.words))
+    of_photos = [concepts_in(record.captions, words, tokenizer) for record in records]
+    if settings.sentences is None:
+        return ConceptLessons(words, of_photos)
+    lines = read_lines(Path(recipe.data.root) / settings.sentences)
+    sentences, said = sentence_lessons(lines, words, tokenizer, recipe.tokenizer.max_tokens)
+    if not sentences:
+        raise ConfigError([f"concepts.sentences: no sentence of {settings.sentences} says a concept"])
+    return ConceptLessons(words, of_photos, sentences, said)
 
 
 def load_captions(item: DataSet, data: DataRecipe) -> tuple[list[CaptionRecord], tuple[str, ...]]:

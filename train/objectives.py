@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kiloword.train.captions import EncodedCaptions, TokenIds
+from kiloword.train.concepts import ConceptLessons, concept_loss, draw_sentences, told_context
 from kiloword.train.contrastive import info_nce, no_counterexamples, sentence_vectors
 from kiloword.train.models.captioner import CaptionModel
 from kiloword.train.models.decoder import Decoder
@@ -72,7 +73,11 @@ class Objectives:
 
 
 def objectives_of(
-    stage: Stage, captions: Sequence[EncodedCaptions], ids: TokenIds, max_new_tokens: int
+    stage: Stage,
+    captions: Sequence[EncodedCaptions],
+    ids: TokenIds,
+    max_new_tokens: int,
+    lessons: ConceptLessons | None = None,
 ) -> Objectives:
     """What a stage asks for.
 
@@ -81,6 +86,7 @@ def objectives_of(
         captions: of each training photo.
         ids: the special tokens.
         max_new_tokens: longest caption that the model samples itself.
+        lessons: for stages that teach concepts.
     """
     terms: list[tuple[float, Objective]] = []
     if stage.samples:
@@ -94,6 +100,10 @@ def objectives_of(
         terms.append((1.0, lambda seen: _cross_entropy(seen, ids, stage.label_smoothing)))
     if stage.contrastive:
         terms.append((stage.contrastive, lambda seen: _contrastive(seen, ids)))
+    if stage.concepts and lessons:
+        terms.append((stage.concepts, lambda seen: _concepts(seen, lessons)))
+    if stage.sentences and lessons:
+        terms.append((stage.sentences, lambda seen: _sentences(seen, lessons, ids, stage.label_smoothing)))
     return Objectives(terms, samples=stage.samples > 0)
 
 
@@ -129,6 +139,25 @@ def _contrastive(seen: Seen, ids: TokenIds) -> Term:
     ignored = no_counterexamples(seen.rows, tokens)
     loss = info_nce(joint.image_vectors(seen.features), texts, joint.temperature, ignored)
     return Term(loss, {"contrastive": float(loss.detach()), "temperature": float(joint.temperature.detach())})
+
+
+def _concepts(seen: Seen, lessons: ConceptLessons) -> Term:
+    """What the captions of each photo are about."""
+    if seen.model.concepts is None:
+        raise ValueError("the model has no concepts")
+    loss = concept_loss(seen.model.concepts, seen.features, [lessons.of_photos[row] for row in seen.rows])
+    return Term(loss, {"concepts": float(loss.detach())})
+
+
+def _sentences(seen: Seen, lessons: ConceptLessons, ids: TokenIds, label_smoothing: float) -> Term:
+    """As many sentences as there are photos, written from their own words."""
+    if seen.model.concepts is None:
+        raise ValueError("the model has no concepts")
+    drawn = draw_sentences(lessons, len(seen.rows), seen.model.concepts.config.best, ids.pad)
+    tokens, words, known = (item.to(seen.features.device) for item in drawn)
+    hidden = seen.model.decoder.read(tokens[:, :-1], told_context(seen.model, words, known)).hidden
+    loss = next_token_loss(seen.model.decoder, hidden, tokens[:, 1:], ids, label_smoothing)
+    return Term(loss, {"sentences": float(loss.detach())})
 
 
 def caption_loss(

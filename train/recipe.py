@@ -15,6 +15,7 @@ from kiloword.runtime.errors import ConfigError
 from kiloword.runtime.manifest import GenerationSettings
 from kiloword.runtime.schema import read_record
 from kiloword.train.checks import too_small
+from kiloword.train.models.concepts import ConceptsConfig
 from kiloword.train.models.decoder import DecoderConfig
 from kiloword.train.models.encoder import EncoderConfig
 from kiloword.train.models.transformer import TransformerConfig
@@ -163,6 +164,11 @@ class Stage:
     contrastive: float = 0.0
     """Weight of the image-text contrastive loss beside the other one: how well each caption's own picture
     can be told from the others of the batch. 0: off."""
+    concepts: float = 0.0
+    """Weight of the loss that teaches the head of ``[concepts]`` which words a picture is about. 0: off."""
+    sentences: float = 0.0
+    """Weight of the loss of sentences without pictures, one for each photo of a batch, which the decoder
+    writes from the words of ``[concepts]`` that they say (``concepts.sentences``). 0: off."""
 
     def problems(self) -> list[str]:
         """Values that make no sense."""
@@ -170,7 +176,7 @@ class Stage:
         found += too_small(
             self, 0, "encoder_learning_rate", "layer_decay", "warmup_steps", "contrastive", "minutes"
         )
-        found += too_small(self, 0, *_REWARD_KEYS)
+        found += too_small(self, 0, *_REWARD_KEYS, "concepts", "sentences")
         if self.learning_rate <= 0:
             found.append(f"learning_rate: expected more than 0, found {self.learning_rate}")
         if not 0 <= self.label_smoothing < 1:
@@ -252,6 +258,8 @@ class Recipe:
     """``kind`` chooses it; each kind documents its own keys (`train.models.registry`)."""
     decoder: DecoderConfig = field(default_factory=TransformerConfig)
     """``kind`` chooses it; each kind documents its own keys (`train.models.registry`)."""
+    concepts: ConceptsConfig | None = None
+    """Words of the picture that a Transformer decoder reads beside what the encoder sees; by default none."""
     optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
     validation: ValidationRecipe = field(default_factory=ValidationRecipe)
     generation: GenerationSettings = field(
@@ -272,7 +280,7 @@ class Recipe:
                     f"stages[{index}].frozen_blocks: expected 0 to {self.encoder.levels}, "
                     f"the encoder's depth, found {stage.frozen_blocks}"
                 )
-        found += self._length_problems() + self._task_problems()
+        found += self._length_problems() + self._task_problems() + self._concept_problems()
         found += [f"generation.{problem}" for problem in too_small(self.generation, 1, "num_beams")]
         return found
 
@@ -292,11 +300,44 @@ class Recipe:
             )
         return found
 
+    def _concept_problems(self) -> list[str]:
+        """Concepts that could not be learned, or not be read."""
+        concepts = self.concepts
+        source = None if concepts is None else concepts.source
+        has_sentences = concepts is not None and concepts.sentences is not None
+        found = []
+        for index, stage in enumerate(self.stages):
+            if stage.concepts > 0 and source != "captions":
+                found.append(f"stages[{index}].concepts: expected [concepts] with source 'captions'")
+            if stage.sentences > 0 and not has_sentences:
+                found.append(f"stages[{index}].sentences: expected a text file in concepts.sentences")
+        if concepts is None:
+            return found
+        found += [f"concepts.{problem}" for problem in concepts.problems()]
+        if self.decoder.kind != "transformer":
+            found.append(f"concepts: expected a decoder of kind 'transformer', found {self.decoder.kind!r}")
+        taught = self.start is not None or any(stage.concepts > 0 for stage in self.stages)
+        if source == "captions" and not taught:
+            found.append("concepts: expected a stage with concepts = 1.0, which teaches them, or a start")
+        if source == "classes" and self.encoder.kind != "vit":
+            found.append(
+                f"concepts.source 'classes': expected encoder.kind 'vit', found {self.encoder.kind!r}"
+            )
+        if source == "classes" and self.encoder.weights is None and self.start is None:
+            found.append("concepts.source 'classes': expected encoder.weights, which has the classifier")
+        return found
+
     def _task_problems(self) -> list[str]:
         """What only captioners can do, asked of another task."""
         if self.task == "caption":
             return []
-        keys = ("samples", "contrastive", *(["frozen_blocks"] if self.task == "language" else []))
+        keys = (
+            "samples",
+            "contrastive",
+            "concepts",
+            "sentences",
+            *(["frozen_blocks"] if self.task == "language" else []),
+        )
         return [
             f"stages[{index}].{key}: expected 0 for task {self.task}, found {getattr(stage, key)}"
             for index, stage in enumerate(self.stages)

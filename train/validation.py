@@ -168,7 +168,7 @@ class TorchDecoder:
 
     def __init__(self, model: CaptionModel, features: Tensor) -> None:
         self._decoder = model.decoder
-        self._context = model.decoder.image_context(features)
+        self._context = model.context(features)
         self._numbers = np.arange(len(features))
 
     def pictures(self) -> Tensors:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
+from kiloword.train.models.concepts import Concepts, ConceptsConfig
 from kiloword.train.models.decoder import DecoderConfig, Reading, Tensors
 from kiloword.train.models.encoder import EncoderConfig
 from kiloword.train.models.joint import JointSpace
@@ -15,18 +17,35 @@ class CaptionModel(nn.Module):
     Attributes:
         encoder: pixels to features, and the same in two parts for training with a frozen lower part.
         decoder: features to context, tokens and context to hidden states, hidden states to logits.
+        concepts: where the recipe has them, words of the picture that the decoder reads beside the features.
         joint: where a stage of the recipe learns to match pictures and sentences, the space for both.
     """
 
-    def __init__(self, encoder: EncoderConfig, decoder: DecoderConfig, vocab_size: int) -> None:
+    def __init__(
+        self,
+        encoder: EncoderConfig,
+        decoder: DecoderConfig,
+        vocab_size: int,
+        concepts: ConceptsConfig | None = None,
+    ) -> None:
         super().__init__()
         self.encoder = encoder.build()
-        self.decoder = decoder.build(vocab_size, self.encoder.output)
+        image = self.encoder.output
+        self.concepts = None if concepts is None else Concepts(concepts, image)
+        self.decoder = decoder.build(
+            vocab_size, image if self.concepts is None else self.concepts.shape(image)
+        )
         self.joint: JointSpace | None = None
 
     def encode(self, pixels: Tensor) -> Tensors:
         """uint8 pixels (B, height, width, 3) -> what the decoder needs of the image."""
-        return self.decoder.image_context(self.encoder(pixels))
+        return self.context(self.encoder(pixels))
+
+    def context(self, features: Tensor) -> Tensors:
+        """Features (B, N, C) of the encoder -> what the decoder needs of the image, concepts included."""
+        if self.concepts is not None:
+            features = torch.cat([self.concepts(features), features], dim=1)
+        return self.decoder.image_context(features)
 
     def forward(self, features: Tensor, input_ids: Tensor) -> Tensor:
         """Hidden states for teacher-forced training; ``decoder.logits`` makes scores of those that count.
@@ -48,4 +67,4 @@ class CaptionModel(nn.Module):
             features: (B, N, C), what the encoder returned.
             input_ids: int64 (B, captions, L).
         """
-        return self.decoder.read(input_ids.flatten(0, 1), self.decoder.image_context(features))
+        return self.decoder.read(input_ids.flatten(0, 1), self.context(features))
