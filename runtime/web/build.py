@@ -166,5 +166,7 @@ def _fill(directory: Path, bundle: Bundle, runtime: Path) -> None:
 
 
 def _extras(bundle: Bundle) -> list[str]:
-    """The card says where the model comes from and under which licence; it travels along."""
-    return [name for name in ("CARD.md",) if name in bundle.manifest.files]
+    """The card says where the model comes from and under which licence; it travels along. So do labels."""
+    labels = bundle.manifest.labels
+    named = () if labels is None else (labels.weights, labels.names)
+    return [name for name in ("CARD.md", *named) if name in bundle.manifest.files]

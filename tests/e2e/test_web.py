@@ -21,6 +21,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from kiloword import Bundle, Captioner, KilowordError, load_bundle
 from kiloword.cli import main
 from kiloword.runtime.images import load_image
+from kiloword.runtime.labels import Labeller, LabelSpec
 from kiloword.runtime.manifest import ImageSpec
 from kiloword.runtime.reliability import picture_features
 from kiloword.runtime.web.build import ONNXRUNTIME_WEB, check_for_web, write_web_page
@@ -95,9 +96,9 @@ BYTES = "const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt
 def test_the_example_photos_get_pythons_tokens(page: Page, photos: Path) -> None:
     """The whole way, the browser's own JPEG decoder included, against the greedy captions of Python.
 
-    The int8 kernels of WebAssembly round otherwise than those of the processor, and Python's own words
-    change in the same place when one product is computed in floats. So a caption may leave Python's, but
-    only where Python itself found both tokens about as likely, and most may not leave it at all.
+    None differed where this bundle was made. On other processors a sum of floats may be rounded otherwise
+    in its last bit, which int8 turns into a whole step, so that one of eight may leave Python's tokens, and
+    only where Python itself found both about as likely.
     """
     paths = sorted(photos.glob("*.jpg"))
     with Captioner.load(provider="cpu", threads=1) as captioner:
@@ -106,7 +107,7 @@ def test_the_example_photos_get_pythons_tokens(page: Page, photos: Path) -> None
         differing = {name for name in expected if found[name] != expected[name]}
         for name in differing:
             assert nats_between(captioner, photos / name, expected[name], found[name]) < NEAR_TIE
-    assert len(differing) <= len(paths) // 4
+    assert len(differing) <= len(paths) // 8
 
 
 def tokens_of_the_page(page: Page, paths: list[Path]) -> dict[str, list[int]]:
@@ -261,6 +262,43 @@ def test_trust_is_measured_on_the_same_numbers(page: Page, photos: Path) -> None
             [as_text(pixels.tobytes())],
         )
         assert found == pytest.approx(picture_features(pixels), rel=1e-6, abs=1e-9)
+
+
+@browser_test
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("tokens", [1, 9])
+def test_names_are_pythons(page: Page, tmp_path: Path, save: Any, tokens: int) -> None:
+    """A random layer over random encodings, stored or compressed: the same names in the same order."""
+    random = np.random.default_rng(7)
+    layer = {
+        "weight": random.integers(-127, 128, (40, 2 * 3 * 4)).astype(np.int8),
+        "scale": random.uniform(0.002, 0.02, 40).astype(np.float32),
+        "bias": random.normal(size=40).astype(np.float32),
+    }
+    save(tmp_path / "labels.npz", **layer)
+    (tmp_path / "labels.txt").write_text("".join(f"thing {row}, ä\n" for row in range(40)), encoding="utf-8")
+    spec = LabelSpec("labels.npz", "labels.txt", output="context", least=0.1)
+    labeller = Labeller(spec, tmp_path)
+    encodings = random.normal(size=(30, 3, tokens, 4)).astype(np.float32)
+    expected = [list(labeller({"context": encoding})) for encoding in encodings]
+    assert {len(names) for names in expected} >= {1, 2}
+    found = page.evaluate(
+        f"""async ([spec, weights, names, text, tokens]) => {{ {BYTES}
+        const {{Labeller}} = await import("./page/labels.js");
+        const labeller = await Labeller.read(spec, bytes(weights).buffer, names);
+        const data = new Float32Array(bytes(text).buffer);
+        const size = 12 * tokens;
+        return Array.from({{length: data.length / size}}, (_, at) => labeller.name(
+            () => ({{data: data.subarray(at * size, (at + 1) * size), dims: [1, 3, tokens, 4]}}))); }}""",
+        [
+            {"weights": spec.weights, "names": spec.names, "output": "context", "least": 0.1, "most": 3},
+            as_text((tmp_path / "labels.npz").read_bytes()),
+            (tmp_path / "labels.txt").read_text(encoding="utf-8"),
+            as_text(encodings.tobytes()),
+            tokens,
+        ],
+    )
+    assert found == expected
 
 
 @browser_test

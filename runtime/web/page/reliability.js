@@ -1,6 +1,6 @@
 // How far to trust a caption, by the numbers in bundle.json: the same as runtime/reliability.py.
 
-const NOT_A_PHOTO = "does not look like a photo";
+export const NOT_A_PHOTO = "does not look like a photo";
 const FLAT_STEP = 2;
 const STRONG_STEP = 40;
 const COARSE = 4;

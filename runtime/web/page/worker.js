@@ -2,7 +2,8 @@
 // the files of this folder.
 
 import * as ort from "../vendor/ort.wasm.bundle.min.mjs";
-import { judge } from "./reliability.js";
+import { Labeller } from "./labels.js";
+import { NOT_A_PHOTO, judge } from "./reliability.js";
 import { dropAlpha, toPixels } from "./resize.js";
 import { Model } from "./search.js";
 import { Tokenizer } from "./tokenizer.js";
@@ -12,6 +13,7 @@ const BUNDLE = new URL("../bundle/", import.meta.url);
 
 let model = null;
 let tokenizer = null;
+let labeller = null;
 let turn = Promise.resolve();
 
 /** Fetches a file of the bundle and checks it against bundle.json. */
@@ -33,9 +35,11 @@ async function open(tell) {
   ort.env.wasm.numThreads = globalThis.crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency) : 1;
   tell("Loading the model…");
   const manifest = JSON.parse(new TextDecoder().decode(await fetchFile("bundle.json")));
-  const names = ["tokenizer.json", manifest.encoder.file, manifest.decoder.file];
-  const [words, encoder, decoder] = await Promise.all(names.map((name) => fetchFile(name, manifest)));
+  const { labels } = manifest;
+  const names = ["tokenizer.json", manifest.encoder.file, manifest.decoder.file, ...(labels ? [labels.weights, labels.names] : [])];
+  const [words, encoder, decoder, weights, classes] = await Promise.all(names.map((name) => fetchFile(name, manifest)));
   tokenizer = new Tokenizer(JSON.parse(new TextDecoder().decode(words)));
+  labeller = labels ? await Labeller.read(labels, weights, new TextDecoder().decode(classes)) : null;
   tell("Starting the model…");
   const options = { executionProviders: ["wasm"] };
   // One after the other: two at once would need twice the memory for a moment.
@@ -69,10 +73,12 @@ async function caption({ blob, attention }, onText) {
   const fed = (output) => encoded[encoder.outputs.find((tensor) => tensor.name === output).feeds];
   const text = tokenizer.decode(written.ids);
   const judged = judge(reliability, pixels, image.width, image.height, fed, written.logprobs);
-  const spoken = !judged.reliable ? NO_DESCRIPTION : judged.sure ? text : `probably ${text}`;
+  const labels = labeller && judged.reason !== NOT_A_PHOTO ? labeller.name(fed) : [];
+  const none = labels.length ? `${NO_DESCRIPTION}; perhaps: ${labels.join(", ")}` : NO_DESCRIPTION;
+  const spoken = !judged.reliable ? none : judged.sure ? text : `probably ${text}`;
   const looks = attention && written.looks.length ? maps(written) : {};
   const latency_ms = performance.now() - start;
-  return { caption: text, spoken, ...judged, bundle: name, token_ids: written.ids, latency_ms, ...looks };
+  return { caption: text, spoken, labels, ...judged, bundle: name, token_ids: written.ids, latency_ms, ...looks };
 }
 
 /** For each word where the model looked, rows from the top. */

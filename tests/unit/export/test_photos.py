@@ -35,12 +35,12 @@ def recipe_with(root: Path, *sets: DataSet) -> Recipe:
 
 
 def test_a_given_folder_goes_first(tmp_path: Path) -> None:
-    """At most 96 of them, spread evenly: the first, the last, and none twice."""
+    """At most 48 of them, spread evenly: the first, the last, and none twice."""
     folder = make_photos(tmp_path / "mine", 120)
     found = calibration_photos(folder, RECIPE, SPEC)
-    assert found.pixels.shape == (96, 32, 32, 3)
+    assert found.pixels.shape == (48, 32, 32, 3)
     reds = found.pixels[:, 0, 0, 0].tolist()
-    assert (reds[0], reds[-1], len(set(reds))) == (0, 119, 96)
+    assert (reds[0], reds[-1], len(set(reds))) == (0, 119, 48)
     assert found.source == "given photos"  # not the folder's name: bundles are published
 
 
@@ -103,11 +103,11 @@ def test_training_data_may_be_as_bad_as_its_recipe_allows(tmp_path: Path) -> Non
 
 
 def test_without_training_data_the_examples_and_crops_of_them() -> None:
-    """The repository carries 8 photos: these first, as they are, and random views of them up to 96."""
+    """The repository carries 8 photos: these first, as they are, and random views of them up to 48."""
     found = calibration_photos(None, RECIPE, SPEC)
     assert found.source == "example photos and crops of them"
-    assert found.pixels.shape == (96, 32, 32, 3)
-    assert len(np.unique(found.pixels.reshape(96, -1), axis=0)) == 96
+    assert found.pixels.shape == (48, 32, 32, 3)
+    assert len(np.unique(found.pixels.reshape(48, -1), axis=0)) == 48
 
 
 def test_without_any_photos(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_the_report_says_what_was_counted(tiny_export: TinyExport) -> None:
     assert all("too slow" in reason for reason in spec.refused)
     assert spec.forced == bool(spec.refused)
     assert manifest.report["parity"]["cases"] == 8
-    assert manifest.provenance["quantization"]["calibration"]["photos"] == 96
+    assert manifest.provenance["quantization"]["calibration"]["photos"] == 48
     card = (tiny_export.int8 / "CARD.md").read_text(encoding="utf-8")
     assert card.startswith("# tiny-test (int8)\n")
     assert "## int8 against fp32" in card
