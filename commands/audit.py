@@ -97,6 +97,7 @@ def audit(
     facts = {
         "bundle": captioner.bundle.name,
         "precision": captioner.bundle.manifest.precision,
+        "provider": captioner.provider,
         "split": split,
     }
     with open_output(output) as stream:

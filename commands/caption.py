@@ -134,6 +134,8 @@ def caption(
     if engine == "ray":
         _caption_on_cluster(paths, output, bundle, workers, threads, batch_size, num_beams, max_new_tokens)
         return
+    if workers is not None:
+        raise click.UsageError("--workers is for --engine ray; here, --threads says how many work.")
     from kiloword.runtime.background import InBackground
     from kiloword.runtime.captioner import Captioner
     from kiloword.runtime.folders import expand_paths, names_one_photo
@@ -162,10 +164,13 @@ def caption(
         needs = "--redo, --retry-failed and --gallery need a journal"
         raise click.UsageError(f"{needs}: -o FILE, --sidecar or --state FILE")
     to_people = output is None and sys.stdout.isatty() and not one_photo
+    form = format_name or default_format(output, to_people=to_people)
+    if bom and form != "csv":
+        raise click.UsageError(f"--bom is for CSV, and this is {form}: --format csv, or -o FILE.csv")
     run = FolderRun(
         state=state,
         output=output if state is not None else None,
-        format_name=format_name or default_format(output, to_people=to_people),
+        format_name=form,
         with_path=not one_photo,
         mark=bom,
         sinks=sinks,
@@ -218,6 +223,8 @@ def _caption_on_cluster(
 
     context = click.get_current_context()
     given = [name for name in _LOCAL_ONLY if context.params[name]]
+    if context.params["provider"] != "auto":
+        given.append("provider")
     options = [parameter.opts[0] for parameter in context.command.params if parameter.name in given]
     if options:
         raise click.UsageError(f"--engine ray does not take {', '.join(options)}")

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import GraphProto, TensorProto, ValueInfoProto, helper
 
 from kiloword.export.onnx_nodes import Nodes
@@ -146,7 +147,7 @@ class SearchGraph:
         """One more token of every hypothesis."""
         width = self._settings.num_beams
         logits, new_states = self._decode(nodes, search.unread, search.rows, states)
-        totals, beams, tokens = self._candidates(nodes, logits, search)
+        totals, beams, tokens = self._candidates(nodes, logits, search, iteration)
         length = nodes.cast(nodes.op("Add", iteration, nodes.constant(1)), TensorProto.DOUBLE)
         penalty = nodes.op("Pow", length, nodes.constant(np.array(self._settings.length_penalty, np.float64)))
         last = nodes.op("Equal", iteration, nodes.constant(self._settings.max_new_tokens - 1))
@@ -175,7 +176,7 @@ class SearchGraph:
         going = nodes.op("ReduceMax", nodes.cast(nodes.op("Not", done), TensorProto.INT32), keepdims=0)
         return after, new_states, nodes.cast(going, TensorProto.BOOL)
 
-    def _candidates(self, nodes: Nodes, logits: str, search: _Search) -> tuple[str, str, str]:
+    def _candidates(self, nodes: Nodes, logits: str, search: _Search, iteration: str) -> tuple[str, str, str]:
         """The 2 K best ways to go on, best first: totals, hypotheses and tokens, each (B, 2 K)."""
         count = nodes.constant([2 * self._settings.num_beams])
         logits = nodes.cast(logits, TensorProto.FLOAT)
@@ -185,6 +186,7 @@ class SearchGraph:
         total = nodes.op("Log", nodes.op("ReduceSum", powers, last_axis, keepdims=1))
         normalizer = nodes.op("Add", total, highest)
         allowed = self._ban(nodes, logits, search)
+        allowed = self._keep_length(nodes, allowed, normalizer, iteration)
         values, tokens = nodes.ops("TopK", allowed, count, outputs=2, axis=-1)
         logprobs = nodes.cast(nodes.op("Sub", values, normalizer), TensorProto.DOUBLE)
         totals = nodes.op("Add", logprobs, nodes.op("Unsqueeze", search.totals, last_axis))
@@ -194,11 +196,39 @@ class SearchGraph:
 
     def _ban(self, nodes: Nodes, logits: str, search: _Search) -> str:
         """Minus infinity for tokens that may not be written: (B, H, V)."""
-        never = np.zeros(self._tokens.vocab_size, np.float32)
-        never[list(self._tokens.suppressed_token_ids)] = -np.inf
+        never = self._all_zero_but(self._tokens.suppressed_token_ids, -np.inf)
         allowed = nodes.op("Add", logits, nodes.constant(never))
         size = self._settings.no_repeat_ngram_size
         return self._ban_repeats(nodes, allowed, search.history, size) if size else allowed
+
+    def _keep_length(self, nodes: Nodes, allowed: str, normalizer: str, iteration: str) -> str:
+        """Rules out an end that comes too early, and gives what is forced a probability of 1: (B, H, V)."""
+        tokens, settings = self._tokens, self._settings
+        if settings.min_new_tokens:
+            early = nodes.op("Less", iteration, nodes.constant(settings.min_new_tokens))
+            endless = nodes.op(
+                "Add", allowed, nodes.constant(self._all_zero_but([tokens.eos_token_id], -np.inf))
+            )
+            allowed = nodes.op("Where", early, endless, allowed)
+        # The last comes second, as in Python, for a caption of one token is both.
+        for place, token in (
+            (0, tokens.forced_first_token_id),
+            (settings.max_new_tokens - 1, tokens.forced_last_token_id),
+        ):
+            if token is not None:
+                others = self._all_zero_but(
+                    [one for one in range(tokens.vocab_size) if one != token], -np.inf
+                )
+                forced = nodes.op("Add", normalizer, nodes.constant(others))
+                now = nodes.op("Equal", iteration, nodes.constant(place))
+                allowed = nodes.op("Where", now, forced, allowed)
+        return allowed
+
+    def _all_zero_but(self, ids: Sequence[int], value: float) -> NDArray[np.float32]:
+        """A row of the vocabulary."""
+        row = np.zeros(self._tokens.vocab_size, np.float32)
+        row[list(ids)] = value
+        return row
 
     def _ban_repeats(self, nodes: Nodes, logits: str, history: str, size: int) -> str:
         """Rules out what would complete ``size`` tokens a second time."""
@@ -254,10 +284,24 @@ class SearchGraph:
         endless = nodes.constant(np.array(-np.inf, np.float64))
         hopeless = nodes.op("Equal", best, endless)
         full = nodes.op("Not", nodes.op("Equal", worst, endless))
-        beaten = nodes.op("LessOrEqual", nodes.op("Div", best, penalty), worst)
-        over = nodes.op("Or", hopeless, nodes.op("And", full, beaten))
+        enough = (
+            full if self._ends_when_full else nodes.op("And", full, self._beaten(nodes, best, penalty, worst))
+        )
+        over = nodes.op("Or", hopeless, enough)
         over = nodes.op("Squeeze", nodes.op("Or", over, last), nodes.constant([1]))
         return nodes.op("Or", done, over)
+
+    @property
+    def _ends_when_full(self) -> bool:
+        """Whether nobody asks what those that go on could score."""
+        return self._settings.early_stopping is True or self._settings.num_beams == 1
+
+    def _beaten(self, nodes: Nodes, best: str, penalty: str, worst: str) -> str:
+        """Whether the best that goes on scores no better than the worst that is set aside: (B, 1)."""
+        settings = self._settings
+        if settings.early_stopping == "never" and settings.length_penalty > 0:
+            penalty = nodes.constant(np.array(float(settings.max_new_tokens) ** settings.length_penalty))
+        return nodes.op("LessOrEqual", nodes.op("Div", best, penalty), worst)
 
     def _rows(self, nodes: Nodes, rows: str, beams: str) -> str:
         """The row of the decoder's new states that each chosen hypothesis continues: (B, K)."""

@@ -241,7 +241,7 @@ class _ImageSearch:
         settings = self._settings
         if len(self._finished) < settings.num_beams:
             return False
-        if settings.early_stopping is True:
+        if settings.early_stopping is True or settings.num_beams == 1:
             return True
         if settings.early_stopping == "never" and settings.length_penalty > 0:
             length = settings.max_new_tokens

@@ -235,7 +235,9 @@ def load_sessions(bundle: Bundle, provider: str = AUTO, threads: int | None = No
         break
     else:
         sessions = _load_on(bundle, "cpu", count)
-    _log.info("provider auto took %s, %d threads", sessions.provider, count)
+    # A device that nobody named is always said: it rounds otherwise, and somebody else may need it.
+    level = logging.INFO if sessions.provider == "cpu" else logging.WARNING
+    _log.log(level, "provider auto took %s, %d threads", sessions.provider, count)
     _warn_of_unchecked(bundle, sessions.provider)
     return sessions
 

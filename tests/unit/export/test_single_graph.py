@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,18 @@ SEARCHES: tuple[dict[str, Any], ...] = (
     {"num_beams": 4, "no_repeat_ngram_size": 2, "length_penalty": 2.0},
     {"num_beams": 2, "no_repeat_ngram_size": 1},
     {"num_beams": 3, "max_new_tokens": 1},
+    {"num_beams": 1, "min_new_tokens": 5},
+    {"num_beams": 3, "min_new_tokens": 5, "length_penalty": 0.3},
+    {"num_beams": 3, "early_stopping": True},
+    {"num_beams": 1, "early_stopping": "never"},
+    {"num_beams": 3, "early_stopping": "never", "length_penalty": 2.0},
+    {"num_beams": 3, "early_stopping": "never", "length_penalty": -0.5},
+)
+FORCED: tuple[dict[str, Any], ...] = (
+    {"forced_first_token_id": 9},
+    {"forced_last_token_id": 2},
+    {"forced_first_token_id": 2},
+    {"forced_first_token_id": 9, "forced_last_token_id": 7, "suppressed_token_ids": (9, 5)},
 )
 
 
@@ -57,15 +70,27 @@ def run(path: Path, batch: Any) -> tuple[list[list[int]], list[float]]:
 def test_the_same_tokens_and_scores_as_in_python(
     tmp_path: Path, kind: Kind, prompt: tuple[int, ...], search: dict[str, Any]
 ) -> None:
-    """Expected: `runtime.generation`, photo by photo; found: all photos in one batch and one run.
-
-    The recurrent decoder reads a prompt token by token, the others at once.
-    """
+    """The recurrent decoder reads a prompt token by token, the others at once."""
     bundle = make_tiny_bundle(tmp_path / "bundle", kind=kind, prompt_token_ids=prompt)
-    settings = SearchOverrides(**search).settings(bundle)
-    onnx.save(single_graph(bundle, settings), tmp_path / "one.onnx")
+    assert_like_python(bundle, replace(bundle.manifest.generation, **search), tmp_path / "one.onnx")
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+@pytest.mark.parametrize("forced", FORCED, ids=str)
+def test_forced_tokens(tmp_path: Path, forced: dict[str, Any], num_beams: int) -> None:
+    """What some checkpoints write first and last; a caption of one token is both."""
+    bundle = make_tiny_bundle(tmp_path / "bundle")
+    manifest = replace(bundle.manifest, tokens=replace(bundle.manifest.tokens, **forced))
+    for length in (1, 2, 6):
+        settings = replace(manifest.generation, num_beams=num_beams, max_new_tokens=length)
+        assert_like_python(replace(bundle, manifest=manifest), settings, tmp_path / "one.onnx")
+
+
+def assert_like_python(bundle: Bundle, settings: GenerationSettings, path: Path) -> None:
+    """Expected: `runtime.generation`, photo by photo; found: all photos in one batch and one run."""
+    onnx.save(single_graph(bundle, settings), path)
     photos = pixels()
-    ids, scores = run(tmp_path / "one.onnx", photos)
+    ids, scores = run(path, photos)
     sessions = load_sessions(bundle, "cpu", 1)
     for place in range(PHOTOS):
         encoded = sessions.encoder.encode(photos[place : place + 1])
@@ -120,8 +145,6 @@ def test_where_nothing_may_be_written(tmp_path: Path) -> None:
     bundle = make_tiny_bundle(tmp_path / "bundle", prompt_token_ids=(1,))
     tokens = bundle.manifest.tokens
     everything = tuple(one for one in range(tokens.vocab_size) if one != tokens.eos_token_id)
-    from dataclasses import replace
-
     banned = replace(
         bundle, manifest=replace(bundle.manifest, tokens=replace(tokens, suppressed_token_ids=everything))
     )

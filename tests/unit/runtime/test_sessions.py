@@ -82,6 +82,26 @@ def test_auto_says_what_it_took(
     assert "provider auto took cpu, 1 threads" in caplog.text
 
 
+@pytest.mark.parametrize(("taken", "said"), [("cuda", "provider auto took cuda, 1 threads"), ("cpu", "")])
+def test_a_device_that_nobody_named_is_always_said(
+    own_bundle: Bundle,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    taken: str,
+    said: str,
+) -> None:
+    """At the level of warnings, which all commands show; the processor is what everybody expects."""
+    monkeypatch.setattr(sessions, "available_providers", lambda: [taken])
+    monkeypatch.setattr(
+        sessions, "_load_on", lambda _bundle, provider, _threads: SimpleNamespace(provider=provider)
+    )
+    manifest = replace(own_bundle.manifest, precision="fp32", checked_providers=("cpu", "cuda"))
+    load_sessions(replace(own_bundle, manifest=manifest), "auto", 1)
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == (
+        [said] if said else []
+    )
+
+
 def test_auto_keeps_int8_on_the_processor(
     own_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
