@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from kiloword.runtime.doctor import Diagnosis, Tuning
+    from kiloword.runtime.variants import Variant, VariantTrial
 
 _LABEL_WIDTH = 14
 
@@ -38,8 +39,10 @@ def doctor(ctx: click.Context, bundle: str | None, as_json: bool) -> None:
 
     One page: the processor and its instructions for int8, the cores and the memory that this process may use,
     versions, execution providers that are there and that really load, whether memory grows over 200
-    captions, whether the bundle is whole, and the best number of threads and batch size, measured. Takes
-    some 20 seconds. The exit code is 1 where something must be mended.
+    captions, whether the bundle is whole, and the best number of threads, batch size and recipe, measured.
+    Recipes are compared where bundles lie side by side, as `kiloword export` writes them: DIR/fp32, DIR/int8.
+    Takes some 20 seconds, for a large bundle up to two minutes. The exit code is 1 where something must be
+    mended.
     """
     from dataclasses import asdict
 
@@ -49,6 +52,8 @@ def doctor(ctx: click.Context, bundle: str | None, as_json: bool) -> None:
     if as_json:
         facts = asdict(found)
         facts["processor"]["int8"] = found.processor.int8_advice
+        if found.leak is not None:
+            facts["leak"]["leaks"] = found.leak.leaks
         echo(as_json_text(facts))
     else:
         echo("\n".join(page(found)) + "\n")
@@ -79,6 +84,8 @@ def page(found: Diagnosis) -> Iterator[str]:
     yield from _bundle(found)
     if found.tuning is not None:
         yield from _tuning(found.tuning)
+    if found.variants is not None:
+        yield from _variants(found.variants)
     for problem in found.problems:
         yield _line("PROBLEM", problem)
     yield _line("verdict", "healthy" if not found.problems else f"{len(found.problems)} to mend")
@@ -123,6 +130,28 @@ def _tuning(tuning: Tuning) -> Iterator[str]:
     soon, most = tuning.one_photo, tuning.many_photos
     yield _line("one photo", f"--threads {soon.threads}")
     yield _line("many photos", f"--threads {most.threads} --batch-size {most.batch_size}")
+
+
+def _variants(trial: VariantTrial) -> Iterator[str]:
+    own = trial.measured[0]
+    threads = f"{trial.threads} thread{'s' if trial.threads > 1 else ''}"
+    if len(trial.measured) > 1:
+        yield _line("recipes", f"ms per photo, one by one, captions of the same length, {threads}")
+        for one in trial.measured:
+            yield _line("", f"{_recipe(one):20} {one.ms_per_photo:8.1f}  {one.directory}")
+        slower = (
+            f": --bundle {trial.fastest.directory}" if trial.fastest != own else ", and that is this bundle"
+        )
+        yield _line("best recipe", _recipe(trial.fastest) + slower)
+    elif trial.times_as_fast_there is None:
+        yield _line("recipe", f"{_recipe(own)}; kiloword export {own.directory} --quantize tries int8 here")
+    else:
+        there = f"{trial.times_as_fast_there:.2f} times as fast as fp32 on {trial.made_on}"
+        yield _line("recipe", f"{_recipe(own)}, {there}; no other lies beside it to compare with here")
+
+
+def _recipe(one: Variant) -> str:
+    return one.precision if one.recipe is None else f"{one.precision} ({one.recipe})"
 
 
 def _line(label: str, text: str) -> str:

@@ -36,11 +36,12 @@ def test_the_page(tmp_path: Path) -> None:
 
 
 def test_as_json(tmp_path: Path) -> None:
-    make_tiny_bundle(tmp_path)
-    done = doctor("--bundle", tmp_path, "--json")
+    make_tiny_bundle(tmp_path / "bundle")
+    done = doctor("--bundle", tmp_path / "bundle", "--json")
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout)
-    assert facts["leak"]["captions"] > 0
+    assert (facts["leak"]["captions"], facts["leak"]["leaks"]) == (200, False)
+    assert facts["variants"]["fastest"]["directory"] == str(tmp_path / "bundle")
     assert facts["tuning"]["many_photos"]["threads"] >= 1
     assert facts["problems"] == []
     assert next(one["name"] for one in facts["providers"] if one["loads"]) == "cpu"
