@@ -4,9 +4,9 @@
     python -m benchmarks.imported --with-optimum        and optimum-onnx int8, in build/peers/optimum
 
 The checkpoint has the shape of nlpconnect/vit-gpt2-image-captioning and weights made from the config, for how
-long a product takes does not depend on what is multiplied. Every contestant is a process of its own that is
-pinned to the same processors; they take turns on every picture, in a new order each time. A ratio is the
-median of the ratios on the same picture in the same round.
+long a product takes does not depend on what is multiplied. Every contestant is a process of its own, pinned
+to the same processors once it has loaded; they take turns on every picture, in a new order each time. A ratio
+is the median of the ratios on the same picture in the same round.
 """
 
 from __future__ import annotations
@@ -18,21 +18,28 @@ import shutil
 import statistics
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import click
 
-from benchmarks.machine import REPOSITORY, pin_to_cpus, summarize, write_result
+from benchmarks.machine import REPOSITORY, pin_to_cpus, result_path, summarize, write_result
+from kiloword.runtime.bundle import load_bundle
 
 WORK = REPOSITORY / "build" / "imported"
 PEERS = REPOSITORY / "build" / "peers"
 WORKER = REPOSITORY / "benchmarks" / "imported_worker.py"
-OPTIMUM = ("optimum-onnx[onnxruntime]==0.1.0", "transformers==4.57.6", "torch", "pillow")
-"""What the peer's environment gets; optimum's last release with these captioners needs transformers 4."""
-CASES = ((1, 1), (1, 4), (8, 1))
+OPTIMUM = ("optimum-onnx[onnxruntime]==0.1.0", "transformers==4.57.6", "pillow")
+"""What the peer's environment gets besides this environment's torch and onnxruntime; optimum's last release
+with these captioners needs transformers 4."""
+PHOTOS = REPOSITORY / "examples" / "photos"
+"""To measure ranges and recipes on; a few, for they are captioned many times."""
+Case = tuple[int, int]
 """Batch size and beams."""
+CASES: Mapping[str, Case] = {"1x1": (1, 1), "1x4": (1, 4), "8x1": (8, 1)}
 
 
 @dataclass
@@ -42,10 +49,11 @@ class Contestant:
     name: str
     process: subprocess.Popen[str]
     loaded: dict[str, Any]
-    first_ms: float = 0.0
-    peak_rss_bytes: int = 0
-    times_ms: dict[tuple[int, int], list[float]] = field(default_factory=dict)
-    tokens: dict[tuple[int, int], list[list[int]]] = field(default_factory=dict)
+    """Milliseconds from an interpreter that has started to the loaded model, and to the first encoding."""
+    peak_rss_bytes: dict[Case, int] = field(default_factory=dict)
+    """Of the process, until the end of each case."""
+    times_ms: dict[Case, list[float]] = field(default_factory=dict)
+    tokens: dict[Case, list[list[int]]] = field(default_factory=dict)
 
     def ask(self, batch_size: int, num_beams: int, seed: int) -> dict[str, Any]:
         """Let it caption random pictures."""
@@ -55,7 +63,7 @@ class Contestant:
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         answer: dict[str, Any] = json.loads(_line(self.process, self.name))
-        self.peak_rss_bytes = int(answer["peak_rss_bytes"])
+        self.peak_rss_bytes[batch_size, num_beams] = int(answer["peak_rss_bytes"])
         return answer
 
 
@@ -93,15 +101,18 @@ def make_checkpoint(directory: Path) -> Path:
 
 
 def make_bundles(checkpoint: Path, directory: Path) -> dict[str, Path]:
-    """Both bundles, made by `kiloword import`; the random weights say nothing about the quality of int8."""
+    """Both bundles, as `kiloword import --quantize` makes them.
+
+    Random weights say nothing about the quality of int8, so that the gate asks for speed alone:
+    ``--quantize --min-agreement 0 --calibration examples/photos --pictures 2``.
+    """
     wanted = {"kiloword fp32": directory / "fp32", "kiloword int8": directory / "int8"}
     if not all(path.is_dir() for path in wanted.values()):
         from kiloword.export.importing.bundle import Options, import_bundle
-        from kiloword.export.quantized import QuantizeOptions
+        from kiloword.export.quantized import QualityLimits, QuantizeOptions
 
-        import_bundle(
-            str(checkpoint), directory, Options(quantize=QuantizeOptions("static", force=True), pictures=2)
-        )
+        quantize = QuantizeOptions(limits=QualityLimits(min_equal_words=0))
+        import_bundle(str(checkpoint), directory, Options(quantize, PHOTOS, pictures=2))
     return wanted
 
 
@@ -110,7 +121,8 @@ def make_optimum(checkpoint: Path, directory: Path) -> tuple[Path, Path]:
     python, target = PEERS / "optimum" / "bin" / "python", directory / "optimum"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", str(PEERS / "optimum")], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *OPTIMUM], check=True)
+        same = [f"{name}=={metadata.version(name).partition('+')[0]}" for name in ("torch", "onnxruntime")]
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *OPTIMUM, *same], check=True)
     if not list(target.glob("*quantized.onnx")):
         shutil.rmtree(target, ignore_errors=True)
         subprocess.run(
@@ -141,12 +153,10 @@ def _line(process: subprocess.Popen[str], name: str) -> str:
     raise click.ClickException(f"{name} ended with {process.wait()}")
 
 
-def measure(contestants: list[Contestant], rounds: int) -> None:
+def measure(contestants: list[Contestant], cases: Sequence[Case], rounds: int) -> None:
     """Let them take turns in every case."""
     shuffler = random.Random(0)
-    for one in contestants:
-        one.first_ms = one.ask(1, 1, 0)["ms"]
-    for case in CASES:
+    for case in cases:
         for seed in range(-1, rounds):  # the first is a warm-up
             for one in shuffler.sample(contestants, len(contestants)):
                 answer = one.ask(*case, seed + 1)
@@ -155,10 +165,10 @@ def measure(contestants: list[Contestant], rounds: int) -> None:
                     one.tokens.setdefault(case, []).extend(answer["tokens"])
 
 
-def rows_of(contestants: list[Contestant]) -> list[dict[str, Any]]:
+def rows_of(contestants: list[Contestant], cases: Sequence[Case]) -> list[dict[str, Any]]:
     """One record for each contestant in each case; times are for one picture."""
     rows = []
-    for case in CASES:
+    for case in cases:
         for one in contestants:
             others = [other for other in contestants if other is not one]
             rows.append(
@@ -173,9 +183,8 @@ def rows_of(contestants: list[Contestant]) -> list[dict[str, Any]]:
                     "same_captions_as": {
                         other.name: _agreement(other.tokens[case], one.tokens[case]) for other in others
                     },
-                    "load_ms": round(one.loaded["load_ms"], 1),
-                    "first_caption_ms": round(one.first_ms, 1),
-                    "peak_rss_bytes": one.peak_rss_bytes,
+                    **{name: round(value, 1) for name, value in one.loaded.items()},
+                    "peak_rss_bytes": one.peak_rss_bytes[case],
                 }
             )
     return rows
@@ -189,42 +198,83 @@ def _agreement(theirs: list[list[int]], mine: list[list[int]]) -> float:
     return round(statistics.fmean(a == b for a, b in zip(theirs, mine, strict=True)), 3)
 
 
+def _recipe(bundle: Path) -> dict[str, Any]:
+    """What `--quantize auto` took, and how fast each recipe was when it chose."""
+    spec = load_bundle(bundle).manifest.quantization
+    if spec is None:
+        raise click.ClickException(f"{bundle} does not say how it was quantized")
+    return {"recipe": spec.recipe, "tried": {one.recipe: one.times_as_fast for one in spec.tried}}
+
+
+def _versions_of_optimum(python: Path) -> dict[str, str]:
+    """What its environment has."""
+    names = ("optimum-onnx", "optimum", "transformers", "torch", "onnxruntime")
+    code = f"from importlib import metadata\nfor name in {names}: print(name, metadata.version(name))"
+    printed = subprocess.run([str(python), "-c", code], capture_output=True, text=True, check=True)
+    return dict(line.split() for line in printed.stdout.splitlines())
+
+
 @click.command()
 @click.option("--threads", default=1, show_default=True)
-@click.option("--rounds", default=15, show_default=True, help="Calls of each contestant in each case.")
+@click.option("--rounds", default=10, show_default=True, help="Calls of each contestant in each case.")
+@click.option(
+    "--case", "names", type=click.Choice(tuple(CASES)), multiple=True,
+    help="Photos x beams; those that --output has of the other cases stay.  [default: all]",
+)  # fmt: skip
 @click.option("--with-optimum", is_flag=True, help="Also optimum-onnx int8; installs it in build/peers.")
 @click.option("--bundles", type=click.Path(path_type=Path), help="DIR/fp32 and DIR/int8 of this checkpoint.")
 @click.option("--output", type=click.Path(path_type=Path), help="The result file.")
-def main(threads: int, rounds: int, with_optimum: bool, bundles: Path | None, output: Path | None) -> None:
+def main(
+    threads: int,
+    rounds: int,
+    names: tuple[str, ...],
+    with_optimum: bool,
+    bundles: Path | None,
+    output: Path | None,
+) -> None:
     """Measure milliseconds for a picture, load time and memory of an imported captioner and its peers."""
     checkpoint = make_checkpoint(WORK / "checkpoint")
     made = make_bundles(checkpoint, bundles or WORK / "bundles")
     peers = make_optimum(checkpoint, WORK) if with_optimum else None
-    pin_to_cpus(threads)
     here = Path(sys.executable)
     contestants = [start(name, here, "kiloword", path, threads) for name, path in made.items()]
     contestants.append(start("transformers eager", here, "transformers", checkpoint, threads))
     if peers is not None:
         contestants.append(start("optimum int8", peers[0], "optimum", peers[1], threads))
+    # Only now, for a start may use all processors: kiloword hashes files beside what else it does.
+    pin_to_cpus(threads)
+    for one in contestants:
+        os.sched_setaffinity(one.process.pid, os.sched_getaffinity(0))
+    cases = [CASES[name] for name in names or CASES]
     try:
-        measure(contestants, rounds)
+        measure(contestants, cases, rounds)
     finally:
         for one in contestants:
             one.process.kill()
-    rows = rows_of(contestants)
+    rows = rows_of(contestants, cases)
     for row in rows:
         ratios = ", ".join(f"{value:.2f}x {name}" for name, value in row["times_as_fast_as"].items())
         click.echo(
             f"batch {row['batch_size']}  beams {row['num_beams']}  {row['variant']:18} "
-            f"{row['wall_ms']['median']:8.1f} ms  {row['peak_rss_bytes'] / 1e6:6.0f} MB  {ratios}"
+            f"{row['wall_ms']['median']:8.1f} ms  load and first encode "
+            f"{row['load_and_first_encode_ms']:6.0f} ms  {row['peak_rss_bytes'] / 1e6:6.0f} MB  {ratios}"
         )
     told = {
         "threads": threads,
-        "rounds": rounds,
         "max_new_tokens": 16,
         "checkpoint": "ViT-B/16 + GPT-2 shape",
+        "int8": _recipe(made["kiloword int8"]),
+        "optimum_versions": None if peers is None else _versions_of_optimum(peers[0]),
     }
-    click.echo(f"wrote {write_result('imported', told, rows, output)}", err=True)
+    kept = _of_other_cases(output, cases)
+    click.echo(f"wrote {write_result('imported', told, [*kept, *rows], output)}", err=True)
+
+
+def _of_other_cases(output: Path | None, cases: Sequence[Case]) -> list[dict[str, Any]]:
+    """What an earlier run measured of the cases that this one leaves out."""
+    path = output or result_path("imported")
+    rows = json.loads(path.read_text(encoding="utf-8"))["measurements"] if path.is_file() else []
+    return [row for row in rows if (row["batch_size"], row["num_beams"]) not in cases]
 
 
 if __name__ == "__main__":

@@ -106,6 +106,11 @@ def quantile(ordered: Sequence[float], fraction: float) -> float:
     return ordered[math.ceil(fraction * len(ordered)) - 1]
 
 
+def result_path(name: str) -> Path:
+    """Where a benchmark's result for this machine is kept."""
+    return RESULTS / f"{name}-{_slug(machine_facts()['cpu_model'])}.json"
+
+
 def write_result(
     name: str, settings: Mapping[str, Any], measurements: Iterable[Mapping[str, Any]], output: Path | None
 ) -> Path:
@@ -121,7 +126,7 @@ def write_result(
         The file that was written.
     """
     facts = machine_facts()
-    path = output or RESULTS / f"{name}-{_slug(facts['cpu_model'])}.json"
+    path = output or result_path(name)
     path.parent.mkdir(parents=True, exist_ok=True)
     result = {
         "benchmark": name,

@@ -10,6 +10,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
+MOST_BYTES = 2**31 - 2**24
+"""A protobuf, which an ONNX file is, has at most 2 GiB; the graph takes some of them."""
+
 
 class Nodes:
     """A list of nodes in the making; every method returns the names of tensors.

@@ -71,5 +71,7 @@ def _optimized(path: Path) -> onnx.ModelProto:
         options = session_options(threads=1)
         options.log_severity_level = 4  # it warns that the graph fits this processor only, which is the point
         options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
+        # Weights beside the graph: optimized, they may be too many for one file.
+        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "weights")
         onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        return onnx.load(options.optimized_model_filepath)
+        return onnx.load(options.optimized_model_filepath, load_external_data=False)

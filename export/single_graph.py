@@ -25,10 +25,10 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import GraphProto, TensorProto, helper
 
-from kiloword.export.onnx_nodes import Nodes, joined_opsets, prefixed_weights
+from kiloword.export.onnx_nodes import MOST_BYTES, Nodes, joined_opsets, prefixed_weights
 from kiloword.export.search_graph import SearchGraph
 from kiloword.runtime.bundle import TOKENIZER_FILE, Bundle
-from kiloword.runtime.errors import ConfigError, ParityError
+from kiloword.runtime.errors import ConfigError, ExportError, ParityError
 from kiloword.runtime.generation import Generated, generate
 from kiloword.runtime.manifest import (
     PAST_LENGTH_AXIS,
@@ -91,9 +91,11 @@ def write_single_graph(
 
     Raises:
         ConfigError: the settings make no sense.
+        ExportError: both graphs are too large for one file.
         ParityError: the graph writes something else than the bundle.
     """
     settings = overrides.settings(bundle)
+    _check_size(bundle)
     directory.mkdir(parents=True)
     onnx.save(single_graph(bundle, settings), directory / GRAPH_FILE)
     compared = check_single_graph(bundle, directory / GRAPH_FILE, pixels, settings)
@@ -102,6 +104,18 @@ def write_single_graph(
     facts = json.dumps(_facts(bundle, settings, compared), indent=2, ensure_ascii=False)
     (directory / FACTS_FILE).write_text(facts + "\n", encoding="utf-8")
     return directory
+
+
+def _check_size(bundle: Bundle) -> None:
+    found = sum(path.stat().st_size for path in (bundle.encoder_path, bundle.decoder_path))
+    if found > MOST_BYTES:
+        raise ExportError(
+            "both graphs are too large for one file",
+            path=bundle.directory,
+            expected=f"{MOST_BYTES / 1e9:.1f} GB or less",
+            found=f"{found / 1e9:.1f} GB",
+            hint="kiloword export BUNDLE --quantize, or --precision fp16, and --single-graph of that",
+        )
 
 
 def single_graph(bundle: Bundle, settings: GenerationSettings) -> onnx.ModelProto:
@@ -216,6 +230,9 @@ def check_single_graph(
 ) -> int:
     """Compares a single graph with the runtime's search, photo by photo and all in one batch.
 
+    A bundle with dynamic ranges is compared photo by photo alone: in the graph a photo that is done stays in
+    the batch, in Python it leaves, and either changes what the others get.
+
     Returns:
         How many photos were compared.
 
@@ -224,7 +241,9 @@ def check_single_graph(
     """
     tolerance = _TOLERANCES[bundle.manifest.precision]
     session = onnxruntime.InferenceSession(path, session_options(1), providers=["CPUExecutionProvider"])
-    for start, stop in [*((at, at + 1) for at in range(len(pixels))), (0, len(pixels))]:
+    made = bundle.manifest.quantization
+    together = [] if made is not None and not made.batch_invariant else [(0, len(pixels))]
+    for start, stop in [*((at, at + 1) for at in range(len(pixels))), *together]:
         part = pixels[start:stop]
         ids, scores = session.run(["token_ids", "scores"], {"pixels": part})
         for place, wanted in enumerate(_written(bundle, part, settings)):

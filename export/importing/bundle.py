@@ -23,6 +23,7 @@ from kiloword.export.importing.registry import TESTED_TRANSFORMERS, load_foreign
 from kiloword.export.importing.source import find_checkpoint, licence_of, read_config, weight_files
 from kiloword.export.importing.text import save_tokenizer
 from kiloword.export.onnx_export import export_graph
+from kiloword.export.onnx_nodes import MOST_BYTES
 from kiloword.export.parity import Graphs, Parity, check_graphs
 from kiloword.export.photos import Calibration, calibration_photos
 from kiloword.export.quantized import QuantizeOptions, quantize_bundle
@@ -33,8 +34,6 @@ from kiloword.train.checkpoint import replace_directory
 
 logger = logging.getLogger(__name__)
 
-MOST_BYTES = 2**31 - 2**24
-"""A protobuf, which an ONNX file is, has at most 2 GiB; the graph takes some of them."""
 _PACKAGES = ("kiloword", "transformers", "torch", "onnx", "onnxruntime", "tokenizers")
 
 
@@ -61,6 +60,8 @@ class Options:
 def import_bundle(checkpoint: str, output: Path, options: Options | None = None) -> list[Path]:
     """Imports a checkpoint of transformers; nothing is written unless it writes what transformers writes.
 
+    Where int8 is refused, the fp32 bundle is there all the same.
+
     Args:
         checkpoint: a directory, or a hub id where there is a network.
         output: the bundles become ``output/fp32`` and ``output/int8``, in the place of older ones.
@@ -85,20 +86,34 @@ def import_bundle(checkpoint: str, output: Path, options: Options | None = None)
             if asked.quantize is None
             else calibration_photos(asked.calibration, None, foreign.pixels.image)
         )
+        origin = _origin(checkpoint, directory, asked)
+        writer = _Writer(foreign, _name(checkpoint, asked.style), origin)
         try:
             output.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=output, prefix=".part-") as folder:
-                origin = _origin(checkpoint, directory, asked)
-                writer = _Writer(foreign, _name(checkpoint, asked.style), origin)
-                made = _make_bundles(writer, Path(folder), photos, asked)
-                for bundle in made:
-                    replace_directory(bundle, output / bundle.name)
+                return _write(writer, Path(folder), output, photos, asked)
         except OSError as error:
             reason = error.strerror or str(error)
             raise ExportError(
                 "bundles cannot be written here", path=output, found=reason, hint="-o DIR"
             ) from error
-    return [output / bundle.name for bundle in made]
+
+
+def _write(
+    writer: _Writer, folder: Path, output: Path, photos: Calibration | None, asked: Options
+) -> list[Path]:
+    """Makes the bundles in a folder beside their places, and moves each there when it is proved."""
+    fp32, int8 = output / FP32, output / INT8
+    replace_directory(_make_fp32(writer, folder / FP32, asked.pictures), fp32)
+    if photos is None or asked.quantize is None:
+        if int8.exists():
+            logger.warning("%s is of an earlier import; --quantize replaces it", int8)
+        return [fp32]
+    # The fp32 bundle stays where int8 is refused: it is whole, and took minutes.
+    logger.info("wrote %s", fp32)
+    made = quantize_bundle(fp32, folder / INT8, photos, asked.quantize, asked.captioned)
+    replace_directory(made.directory, int8)
+    return [fp32, int8]
 
 
 def _note_version() -> None:
@@ -151,12 +166,11 @@ class _Writer:
         write_manifest(directory, manifest)
 
 
-def _make_bundles(writer: _Writer, folder: Path, photos: Calibration | None, asked: Options) -> list[Path]:
-    fp32 = folder / FP32
+def _make_fp32(writer: _Writer, fp32: Path, pictures: int) -> Path:
     fp32.mkdir()
     parity = _export(writer.foreign, fp32)
     writer.write(fp32, {})
-    proof = prove(writer.foreign, fp32, asked.pictures)
+    proof = prove(writer.foreign, fp32, pictures)
     logger.info(
         "as transformers %s on %d random pictures: tokens of %d greedily and %d with 4 beams%s, scores to "
         "%.1e, pixels to %.1e, all texts",
@@ -170,9 +184,7 @@ def _make_bundles(writer: _Writer, folder: Path, photos: Calibration | None, ask
     )
     report = {"parity": asdict(parity), "transformers": as_report(proof)}
     writer.write(fp32, report)
-    if photos is None or asked.quantize is None:
-        return [fp32]
-    return [fp32, quantize_bundle(fp32, folder / INT8, photos, asked.quantize, asked.captioned).directory]
+    return fp32
 
 
 def check_sizes(foreign: Foreign) -> None:

@@ -12,15 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 from PIL import Image
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("onnxscript")
+onnx = pytest.importorskip("onnx")
 
 from kiloword import Captioner, load_bundle  # noqa: E402
 from kiloword.export.importing.bundle import Options, import_bundle  # noqa: E402
+from kiloword.export.single_graph import single_graph  # noqa: E402
 from kiloword.runtime.errors import ParityError  # noqa: E402
 from kiloword.runtime.generation import generate  # noqa: E402
 from kiloword.runtime.images import load_image  # noqa: E402
@@ -208,8 +211,12 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Imported:
 
 @pytest.mark.parametrize("num_beams", [1, 2, 5])
 @pytest.mark.parametrize("name", SETTINGS)
-def test_settings(one: Imported, pictures: list[Image.Image], name: str, num_beams: int) -> None:
-    """The runtime's search with each setting that a checkpoint may have, against transformers' own."""
+def test_settings(
+    one: Imported, pictures: list[Image.Image], tmp_path: Path, name: str, num_beams: int
+) -> None:
+    """The search with each setting that a checkpoint may have, in Python and in one graph, against
+    transformers' own.
+    """
     given = {"max_new_tokens": 12, **SETTINGS[name]}
     bundle = load_bundle(one.bundle)
     manifest, sessions = bundle.manifest, load_sessions(bundle, "cpu", 1)
@@ -218,17 +225,21 @@ def test_settings(one: Imported, pictures: list[Image.Image], name: str, num_bea
     tokens["suppressed_token_ids"] = tuple(given.get("suppress_tokens", ()))
     search = {key: value for key, value in given.items() if key not in {*ours, "suppress_tokens"}}
     pixels = np.stack([load_image(picture, manifest.image) for picture in pictures])
-    found = generate(
-        sessions.decoder,
-        sessions.encoder.encode(pixels),
-        replace(manifest.tokens, **tokens),
-        replace(manifest.generation, num_beams=num_beams, **search),
-    )
+    settings = replace(manifest.generation, num_beams=num_beams, **search)
+    encoded = sessions.encoder.encode(pixels)
+    found = generate(sessions.decoder, encoded, replace(manifest.tokens, **tokens), settings)
     expected = written_by_transformers(one, pictures, 1, num_beams=num_beams, **given)
     assert [result.token_ids for result in found] == [ids for ids, _ in expected]
+    single = replace(bundle, manifest=replace(manifest, tokens=replace(manifest.tokens, **tokens)))
+    onnx.save(single_graph(single, settings), tmp_path / "one.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "one.onnx", providers=["CPUExecutionProvider"])
+    ids, single_scores = session.run(["token_ids", "scores"], {"pixels": pixels})
+    for row, (wanted, _) in zip(ids.tolist(), expected, strict=True):
+        assert row == [*wanted, *[manifest.tokens.pad_token_id] * (len(row) - len(wanted))]
     if num_beams > 1:
         scores = [score for _, score in expected]
         np.testing.assert_allclose([result.score for result in found], scores, atol=TOLERANCE)
+        np.testing.assert_allclose(single_scores, scores, atol=TOLERANCE)
 
 
 def test_a_mistake_is_found_and_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
