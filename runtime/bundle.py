@@ -11,6 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -44,6 +47,7 @@ __all__ = [
     "TokenSpec",
     "hash_file",
     "load_bundle",
+    "loading_bundle",
     "read_manifest",
     "write_manifest",
 ]
@@ -108,11 +112,38 @@ def load_bundle(directory: str | os.PathLike[str] | None = None) -> Bundle:
         BundleError: There is no bundle, a file is missing or changed, or the manifest is wrong or of
             another version.
     """
+    with loading_bundle(directory) as bundle:
+        return bundle
+
+
+@contextmanager
+def loading_bundle(directory: str | os.PathLike[str] | None = None) -> Iterator[Bundle]:
+    """Read a bundle as `load_bundle` does, and load what is in it while its files are being hashed.
+
+    Hashing 280 MB takes 0.8 s on a processor without instructions for it, longer than loading the graphs.
+    What is loaded inside may be used once this has ended: a file that was changed is an error then, whatever
+    else went wrong with it before.
+
+    Args:
+        directory: The bundle's directory; None for the one that ships in the package.
+
+    Yields:
+        The bundle, whose files are all there, in the directory itself and of the right size.
+
+    Raises:
+        BundleError: As for `load_bundle`.
+    """
     path = DEFAULT_BUNDLE if directory is None else Path(directory)
     manifest = read_manifest(path)
     for name, record in manifest.files.items():
-        _check_file(path, name, record)
-    return Bundle(directory=path, manifest=manifest)
+        _check_place(path, name, record)
+    with ThreadPoolExecutor(thread_name_prefix="hash") as pool:
+        checks = [pool.submit(_check_hash, path / name, record) for name, record in manifest.files.items()]
+        try:
+            yield Bundle(directory=path, manifest=manifest)
+        finally:
+            for done in checks:
+                done.result()
 
 
 def read_manifest(directory: Path) -> Manifest:
@@ -216,8 +247,8 @@ def _check_version(path: Path, data: dict[str, Any]) -> None:
     )
 
 
-def _check_file(directory: Path, name: str, record: FileRecord) -> None:
-    """Compare one file with what the manifest says of it."""
+def _check_place(directory: Path, name: str, record: FileRecord) -> None:
+    """Whether a file is where the manifest says, before anybody opens it."""
     path = directory / name
     if not path.is_file():
         raise BundleError("is missing", path=path, expected=f"{record.bytes} bytes", hint=_EXPORT_AGAIN)
@@ -229,6 +260,12 @@ def _check_file(directory: Path, name: str, record: FileRecord) -> None:
             found=str(path.resolve()),
             hint=f"copy the files: cp -rL {directory} NEW_DIR",
         )
+    if path.stat().st_size != record.bytes:
+        _check_hash(path, record)
+
+
+def _check_hash(path: Path, record: FileRecord) -> None:
+    """Compare one file with what the manifest says of it."""
     found = hash_file(path)
     if found != record:
         raise BundleError(

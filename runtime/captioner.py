@@ -14,7 +14,7 @@ import numpy as np
 from kiloword.runtime.assessment import Assessor
 from kiloword.runtime.attention import add_attention, choose_layers
 from kiloword.runtime.background import InBackground
-from kiloword.runtime.bundle import Bundle, load_bundle
+from kiloword.runtime.bundle import Bundle, loading_bundle
 from kiloword.runtime.captions import Caption, CaptionFailure, confidence
 from kiloword.runtime.errors import ConfigError, ImageError, KilowordError
 from kiloword.runtime.generation import generate, generate_stream
@@ -93,13 +93,13 @@ class Captioner:
             ConfigError: ``threads`` is less than 1, or the wording contradicts itself.
         """
         # Hashing and loading happen outside Python's lock; what is needed next is imported meanwhile.
-        checking = InBackground(lambda: load_bundle(bundle))
-        import_onnxruntime()
-        checked = checking.result()
-        loading = InBackground(lambda: load_sessions(checked, provider, threads))
-        tokenizer = Tokenizer(checked.tokenizer_path)
-        import_decoders()
-        return cls(checked, loading.result(), tokenizer, wording, min_confidence)
+        with loading_bundle(bundle) as checked:
+            import_onnxruntime()
+            loading = InBackground(lambda: load_sessions(checked, provider, threads))
+            tokenizer = Tokenizer(checked.tokenizer_path)
+            import_decoders()
+            sessions = loading.result()
+        return cls(checked, sessions, tokenizer, wording, min_confidence)
 
     def reworded(self, wording: Wording | None) -> Captioner:
         """A captioner with another choice of words that shares this one's loaded graphs.

@@ -81,14 +81,14 @@ def _footprint_here(bundle: str) -> Footprint:
     """Load and caption in this very process."""
     import numpy as np
 
-    from kiloword.runtime.bundle import load_bundle
+    from kiloword.runtime.bundle import loading_bundle
     from kiloword.runtime.generation import generate
     from kiloword.runtime.sessions import load_sessions
 
     started = time.perf_counter()
-    checked = load_bundle(bundle)
+    with loading_bundle(bundle) as checked:
+        sessions = load_sessions(checked, "cpu", 1)
     image = checked.manifest.image
-    sessions = load_sessions(checked, "cpu", 1)
     encoded = sessions.encoder.encode(np.full((1, image.height, image.width, 3), 128, np.uint8))
     load_ms = 1000 * (time.perf_counter() - started)
     generate(sessions.decoder, encoded, checked.manifest.tokens, checked.manifest.generation)

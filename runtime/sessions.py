@@ -17,6 +17,7 @@ from kiloword.runtime.attention import query_weights
 from kiloword.runtime.background import InBackground
 from kiloword.runtime.bundle import Bundle
 from kiloword.runtime.errors import BundleError, ConfigError, KilowordError, ProviderError
+from kiloword.runtime.machine import memory_given_back
 from kiloword.runtime.manifest import PAST_LENGTH_AXIS, STATE_ROLES, GraphSpec, TensorSpec
 from kiloword.runtime.threads import default_threads
 
@@ -59,6 +60,10 @@ _AUTO_ORDER = ("cuda", "directml")
 _GPU_PROVIDERS = ("cuda", "tensorrt", "coreml", "directml")
 
 _SILENT_BUT_ERRORS = 3
+
+# A graph takes twice its size while it is loaded. Small ones are loaded side by side, large ones one by one,
+# the larger first: 400 MB at the peak of a captioner of 280 MB.
+_SMALL_BYTES = 64 << 20
 
 
 class EncoderSession:
@@ -282,11 +287,20 @@ def _auto_candidates(bundle: Bundle) -> list[str]:
 def _load_on(bundle: Bundle, provider: str, threads: int) -> Sessions:
     _check_available(provider)
     manifest = bundle.manifest
-    beside = InBackground(lambda: _create_session(bundle.decoder_path, manifest.decoder, provider, threads))
-    encoder = _create_session(bundle.encoder_path, manifest.encoder, provider, threads)
+    graphs = {bundle.encoder_path: manifest.encoder, bundle.decoder_path: manifest.decoder}
+    sizes = {path: path.stat().st_size if path.is_file() else 0 for path in graphs}
+    with memory_given_back():
+        first, second = sorted(graphs, key=lambda path: sizes[path], reverse=True)
+        beside = InBackground(lambda: _create_session(first, graphs[first], provider, threads))
+        if sizes[first] > _SMALL_BYTES:
+            beside.result()
+        sessions = {
+            second: _create_session(second, graphs[second], provider, threads),
+            first: beside.result(),
+        }
     return Sessions(
-        EncoderSession(encoder, manifest.encoder, bundle.encoder_path),
-        DecoderSession(beside.result(), manifest.decoder, bundle.decoder_path),
+        EncoderSession(sessions[bundle.encoder_path], manifest.encoder, bundle.encoder_path),
+        DecoderSession(sessions[bundle.decoder_path], manifest.decoder, bundle.decoder_path),
         provider,
     )
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from kiloword import Bundle, BundleError, load_bundle
-from kiloword.runtime.bundle import DEFAULT_BUNDLE, read_manifest, write_manifest
+from kiloword import Bundle, BundleError, Captioner, load_bundle
+from kiloword.runtime.bundle import DEFAULT_BUNDLE, loading_bundle, read_manifest, write_manifest
 from kiloword.runtime.manifest import Manifest, is_plain_name
 
 
@@ -72,6 +72,26 @@ def test_one_flipped_byte(own_bundle: Bundle, name: str) -> None:
     message = failure(own_bundle.directory)
     assert message.startswith(f"{path}: was changed or damaged; expected {len(data)} bytes with SHA-256")
     assert "kiloword export" in message
+
+
+def fail_while_loading(directory: Path) -> None:
+    with loading_bundle(directory):
+        raise ValueError("no graph")
+
+
+def test_damage_counts_whatever_else_went_wrong(own_bundle: Bundle) -> None:
+    """While files are hashed, somebody loads them: one that is damaged is named in any case."""
+    path = own_bundle.directory / "decoder.onnx"
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    ways: tuple[Callable[[Path], object], ...] = (fail_while_loading, Captioner.load)
+    for load in ways:
+        with pytest.raises(BundleError, match=r"decoder\.onnx: was changed"):
+            load(own_bundle.directory)
+
+
+def test_what_else_goes_wrong_is_said_of_a_whole_bundle(own_bundle: Bundle) -> None:
+    with pytest.raises(ValueError, match="no graph"):
+        fail_while_loading(own_bundle.directory)
 
 
 def test_truncated_graph(own_bundle: Bundle) -> None:
