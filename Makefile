@@ -4,7 +4,7 @@
 #   make test       install what the tests need, torch included, and run them all
 #   make lint       ruff: rules and formatting          make format     let ruff mend both
 #   make typecheck  mypy --strict over a plain copy of the package
-#   make bench      speed, cold start and quality; results go to benchmarks/results/
+#   make bench      all measurements and docs/BENCHMARKS.md; BENCH_ARGS=--quick for some minutes
 #   make clean      remove everything that these targets made
 
 PYTHON ?= python3
@@ -41,9 +41,7 @@ typecheck: $(TEST_VENV)/installed
 	MYPYPATH=build/typed $(TEST_VENV)/bin/mypy --explicit-package-bases benchmarks
 
 bench: $(TEST_VENV)/installed
-	$(TEST_VENV)/bin/python -m benchmarks.speed
-	$(TEST_VENV)/bin/python -m benchmarks.cold_start
-	$(TEST_VENV)/bin/python -m benchmarks.quality
+	$(TEST_VENV)/bin/python -m benchmarks.everything $(BENCH_ARGS)
 
 clean:
 	rm -rf $(DEMO_VENV) $(TEST_VENV) .venv-notorch build dist kiloword.egg-info

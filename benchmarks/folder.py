@@ -158,7 +158,7 @@ def costs_on_each(photos: Sequence[str], bundle: Path | None) -> list[tuple[Cost
     return costs
 
 
-def _output_beside(folder: Path) -> Path:
+def output_beside(folder: Path) -> Path:
     """Where a folder's captions go; what an earlier run left there is gone, its journal, too."""
     output = folder.parent / f"{folder.name}.jsonl"
     for path in (output, Path(journal_of(str(output)))):
@@ -175,7 +175,7 @@ def rate_round(
     links.mkdir()
     for photo in photos:
         os.link(photo, links / Path(photo).name)
-    output = _output_beside(links)
+    output = output_beside(links)
     some = photos[:: max(1, len(photos) // sample)][:sample]
     before = costs_on_each(some, bundle)
     whole = caption_folder(links, output, bundle)
@@ -220,7 +220,7 @@ def rate_row(
 
 def whole_folder_row(folder: Path, bundle: Path | None) -> dict[str, Any]:
     """All of the folder in one run, for its memory."""
-    output = _output_beside(folder)
+    output = output_beside(folder)
     whole = caption_folder(folder, output, bundle)
     return {**memory_row(whole.rss_bytes), "wall_s": round(whole.wall_s, 1)}
 
@@ -246,7 +246,7 @@ def nothing_to_do_row(folder: Path, count: int, bundle: Path | None) -> dict[str
     The first run writes the output; the second one has nothing to do at all.
     """
     make_photos(folder, count, SIZE_SMALL)
-    output = _output_beside(folder)
+    output = output_beside(folder)
     journal_folder(folder, output, bundle)
     caption_folder(folder, output, bundle)
     second = caption_folder(folder, output, bundle)

@@ -1,0 +1,141 @@
+"""Ideas for speed that were tried: what was expected, what came out, and what became of each.
+
+Rows of docs/BENCHMARKS.md, written there by docs/benchmarks.py. A row is the note of one measurement and is
+not changed by a later one; most can be measured again with `python -m benchmarks.ways`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Idea(NamedTuple):
+    """One row."""
+
+    name: str
+    predicted: str
+    measured: str
+    verdict: str
+
+
+IDEAS = (
+    Idea(
+        "Start: hash files and make both sessions beside the imports",
+        "60 ms less on two cores",
+        "three lines 429 to 385 ms, `kiloword caption` 500 to 427 ms (12 starts each, in turns); 6 MB more",
+        "kept",
+    ),
+    Idea(
+        "Start: look at a class of the manifest once, not for each of 60 records",
+        "5 ms less",
+        "in the figures above",
+        "kept",
+    ),
+    Idea(
+        "Start: `zipfile` only for the photo that needs a label, folder runs imported while graphs load",
+        "10 ms less",
+        "within the noise of 12 starts, least time 412 to 399 ms",
+        "kept: costs nothing",
+    ),
+    Idea(
+        "Graphs saved after onnxruntime's own optimization",
+        "25 ms less at a start",
+        "loading both 92 to 54 ms; a whole start 5 to 8 % less; the same values",
+        "open: a pass of the export",
+    ),
+    Idea(
+        "`ORT_ENABLE_BASIC` instead of all optimizations",
+        "loads sooner, runs slower",
+        "loading 1.4x as fast, encoder the same, token 3 % slower",
+        "dropped: the row above is better",
+    ),
+    Idea(
+        "One product for query, key and value",
+        "5 % of a token, 10 % of the encoder",
+        "token 0.554 to 0.562 ms, same to the bit; encoder's product of 576 columns takes as long "
+        "as three of 192",
+        "dropped",
+    ),
+    Idea(
+        "Residual and norm in one node (`SkipLayerNormalization`)",
+        "5 % of the encoder",
+        "304 us instead of 86 us for both nodes: onnxruntime 1.31 computes it row by row",
+        "dropped; no graph of ours has more than one",
+    ),
+    Idea("Bias and GELU in one node (`BiasGelu`)", "faster", "420 us instead of 321 us", "dropped"),
+    Idea(
+        "GELU by tanh, or `QuickGelu`",
+        "half of GELU's time",
+        "0.90x and 0.85x as fast as the exact one, which is vectorized by now",
+        "dropped",
+    ),
+    Idea(
+        "`MultiHeadAttention` of com.microsoft instead of `Attention` of opset 23",
+        "the same",
+        "0.85x as fast at 197 tokens",
+        "dropped",
+    ),
+    Idea(
+        "Products of bytes without zero points for columns, all of which are 0",
+        "10 % of a product",
+        "1 to 3 %",
+        "dropped: within the noise, and the report counts this form",
+    ),
+    Idea(
+        "The loop inside one graph",
+        "5 to 15 %",
+        "greedy 1.08x, 3 beams 1.17x as fast, the same captions",
+        "not the default: a graph can neither stream words, nor avoid any, nor drop finished photos. "
+        "`--single-graph` writes it",
+    ),
+    Idea(
+        "Inputs bound as OrtValues, outputs allocated once",
+        "2 % of a token",
+        "no gain: a token 529 us with arrays, 567 us (least) with values",
+        "dropped",
+    ),
+    Idea(
+        "Two threads that spin",
+        "1.6x on one photo",
+        "encoder 1.28x, token 1.09x, for 1.4 to 2 times the processor time; a product of 197 x 192 "
+        "x 768 alone 1.8x. "
+        "Without spinning 1.03x and 0.87x: a node takes 45 us, as long as waking a thread",
+        "dropped: a shared machine pays for it; folders take a session for each processor, 1.97x",
+    ),
+    Idea(
+        "Two threads that spin until a run ends",
+        "as above, without idle cost",
+        "encoder 1.14x, token 1.03x",
+        "dropped",
+    ),
+    Idea(
+        "No memory arena", "less memory", "token 2 % faster, encoder 0.6 % slower, memory the same", "dropped"
+    ),
+    Idea("Denormals as zero", "attention 10 % faster", "none", "dropped"),
+    Idea(
+        "Blocks of 128 or 256 instead of 64 in the decoder's weights",
+        "fewer scales to multiply",
+        "5 to 8 % of a product; 128 is what the bundle has",
+        "kept at 128",
+    ),
+    Idea(
+        "4-bit weights in the decoder",
+        "half of a token, which reads 4.6 MB",
+        "a product 1.2 to 1.3x as fast: onnxruntime's kernels for one row are bound by arithmetic "
+        "at 6 to 10 GB/s, "
+        "not by memory (23 GB/s)",
+        "dropped: costs quality, and gains a tenth of a caption",
+    ),
+    Idea(
+        "Vocabulary short-list",
+        "10 % of a token",
+        "the head is 0.9 of 4.6 MB: at most 5 % of a greedy caption",
+        "dropped: words that are not in it could not be written",
+    ),
+    Idea(
+        "Statistics of a picture (for confidence) in bytes instead of 16 bits",
+        "half of 0.8 ms",
+        "1.16 to 1.14 ms in the same run",
+        "dropped",
+    ),
+)

@@ -1,0 +1,50 @@
+"""docs/BENCHMARKS.md: its figures are those that docs/benchmarks.py takes from the newest results."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def benchmarks() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("benchmarks_page", REPOSITORY / "docs" / "benchmarks.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_is_up_to_date(benchmarks: ModuleType) -> None:
+    """Run `python docs/benchmarks.py` when this fails."""
+    text = (REPOSITORY / "docs" / "BENCHMARKS.md").read_text("utf-8")
+    assert text == benchmarks.page(text)
+
+
+def test_the_newest_result_counts(
+    benchmarks: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its date, and not by its name; a benchmark that has not run leaves its part of the page out."""
+    monkeypatch.setattr(benchmarks, "RESULTS", tmp_path)
+    for name, date in (("growth-a", "2026-02-01"), ("growth-b", "2026-01-01")):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"date": date, "name": name}), "utf-8")
+    assert benchmarks.newest("growth")["name"] == "growth-a"
+    assert benchmarks.newest("speed") is None
+    (tmp_path / "growth-a.json").unlink()
+    (tmp_path / "growth-b.json").unlink()
+    assert "## Ideas" in benchmarks.text()
+    assert "## Growth" not in benchmarks.text()
+
+
+def test_every_idea_says_all(benchmarks: ModuleType) -> None:
+    """Predicted, measured and what became of it, each in a cell that a table can hold."""
+    for idea in benchmarks.IDEAS:
+        assert all(cell.strip() and "|" not in cell and "\n" not in cell for cell in idea), idea.name
+        assert idea.verdict.split()[0].rstrip(":;") in {"kept", "dropped", "open", "not"}, idea.name
