@@ -56,6 +56,12 @@ class Idea:
 
 
 _CONCEPTS = ("concepts.words=400", "concepts.best=8", "stages.0.concepts=1.0")
+_END_TO_END = (
+    'stages=[{{name="frozen encoder", frozen_blocks=12, passes=2, learning_rate=1e-3, batch_size=32, '
+    'captions_per_image=2, warmup_steps=50}}, {{name="end to end", passes=1, learning_rate=3e-4, '
+    "encoder_learning_rate=1e-4, layer_decay=0.8, batch_size=32, captions_per_image=2, warmup_steps=20, "
+    "distillation={distillation}}}]"
+)
 IDEAS = (
     Idea(BASELINE),
     Idea("baseline, seed 2", ("seed=2",)),
@@ -78,6 +84,8 @@ IDEAS = (
     Idea("four blocks", ("decoder.depth=4",)),
     Idea("width 256", ("decoder.width=256", "decoder.heads=4")),
     Idea("baseline, seed 3", ("seed=3",)),
+    Idea("end to end afterwards", (_END_TO_END.format(distillation=0.0),)),
+    Idea("end to end, distilled", (_END_TO_END.format(distillation=0.5),)),
 )
 
 
@@ -155,11 +163,12 @@ def as_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """The rows for people, as Markdown, with the difference to the mean of the baseline's seeds."""
     of_baseline = [row["cider_mean"] for row in rows if row["name"].startswith(BASELINE)]
     middle = statistics.mean(of_baseline) if of_baseline else 0.0
-    lines = ["| Idea | Flickr8k dev | COCO dev | Mean, less the baseline's |", "|---|---|---|---|"]
+    sets = [key for key in rows[0] if key.startswith("cider_") and key != "cider_mean"]
+    titles = ["Idea", *(key.removeprefix("cider_") for key in sets), "Mean, less the baseline's"]
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for row in rows:
-        numbers = [row["cider_flickr8k"], row["cider_coco"]]
-        cells = [f"{number:.1f}" for number in numbers] + [f"{row['cider_mean'] - middle:+.1f}"]
-        lines.append(f"| {row['name']} | {' | '.join(cells)} |")
+        cells = [row["name"], *(f"{row[key]:.1f}" for key in sets), f"{row['cider_mean'] - middle:+.1f}"]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from kiloword.train.batches import BatchPlan, Share
 from kiloword.train.checkpoint import build_model, load_class_head, load_encoder_weights, start_from
+from kiloword.train.distillation import UntouchedEncoder
 from kiloword.train.material import Material, load_material
 from kiloword.train.models.captioner import CaptionModel
 from kiloword.train.objectives import Objectives, Seen, objectives_of
@@ -78,8 +79,10 @@ class CaptionTask:
             recipe.augmentation,
             share,
         )
+        untouched = UntouchedEncoder(recipe, self.device) if stage.distillation else None
+        longest = recipe.generation.max_new_tokens
         self.objectives: Objectives = objectives_of(
-            stage, material.captions, material.ids, recipe.generation.max_new_tokens, material.lessons
+            stage, material.captions, material.ids, longest, material.lessons, untouched
         )
         return Steps(self.plan.steps_per_pass, self.plan.steps)
 
@@ -91,9 +94,14 @@ class CaptionTask:
         """Photos and captions of one batch, and what the stage's objectives say of them."""
         batch = self.plan.batch(number)
         self.model.train(not self.objectives.samples)
-        features = self.photos.features(self.model.encoder, batch.rows, batch.views)
         tokens = torch.from_numpy(batch.token_ids).to(self.device)
-        term = self.objectives(Seen(self.model, features, batch.rows, tokens))
+        pixels = None
+        if self.photos.hidden is None:
+            pixels = self.photos.varied(batch.rows, batch.views, self.device)
+            features = self.model.encoder(pixels)
+        else:
+            features = self.photos.features(self.model.encoder, batch.rows, batch.views)
+        term = self.objectives(Seen(self.model, features, batch.rows, tokens, pixels))
         return StepResult(term.loss, len(batch.rows), term.facts, term.weight)
 
     def judge(self) -> Judgement:

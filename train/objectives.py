@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from kiloword.train.captions import EncodedCaptions, TokenIds
 from kiloword.train.concepts import ConceptLessons, concept_loss, draw_sentences, told_context
 from kiloword.train.contrastive import info_nce, no_counterexamples, sentence_vectors
+from kiloword.train.distillation import UntouchedEncoder, class_divergence
 from kiloword.train.models.captioner import CaptionModel
 from kiloword.train.models.decoder import Decoder
 from kiloword.train.recipe import Stage
@@ -34,6 +35,8 @@ class Seen:
     """(B,) the photos' numbers."""
     tokens: Tensor
     """int64 (B, captions, L), from ``<bos>`` to ``<eos>`` and padding."""
+    pixels: Tensor | None = None
+    """uint8 (B, height, width, 3) that the encoder saw; ``None`` where frozen blocks were cached."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ def objectives_of(
     ids: TokenIds,
     max_new_tokens: int,
     lessons: ConceptLessons | None = None,
+    untouched: UntouchedEncoder | None = None,
 ) -> Objectives:
     """What a stage asks for.
 
@@ -87,6 +91,7 @@ def objectives_of(
         ids: the special tokens.
         max_new_tokens: longest caption that the model samples itself.
         lessons: for stages that teach concepts.
+        untouched: for stages that distil from it.
     """
     terms: list[tuple[float, Objective]] = []
     if stage.samples:
@@ -104,6 +109,8 @@ def objectives_of(
         terms.append((stage.concepts, lambda seen: _concepts(seen, lessons)))
     if stage.sentences and lessons:
         terms.append((stage.sentences, lambda seen: _sentences(seen, lessons, ids, stage.label_smoothing)))
+    if stage.distillation and untouched:
+        terms.append((stage.distillation, lambda seen: _distillation(seen, untouched)))
     return Objectives(terms, samples=stage.samples > 0)
 
 
@@ -158,6 +165,16 @@ def _sentences(seen: Seen, lessons: ConceptLessons, ids: TokenIds, label_smoothi
     hidden = seen.model.decoder.read(tokens[:, :-1], told_context(seen.model, words, known)).hidden
     loss = next_token_loss(seen.model.decoder, hidden, tokens[:, 1:], ids, label_smoothing)
     return Term(loss, {"sentences": float(loss.detach())})
+
+
+def _distillation(seen: Seen, untouched: UntouchedEncoder) -> Term:
+    """The published classes; for the log, how often the best of them is still the same."""
+    if seen.pixels is None:
+        raise ValueError("the untouched encoder must see the pixels")
+    learned, before = untouched.classify(seen.features), untouched.scores(seen.pixels)
+    kept = (learned.argmax(-1) == before.argmax(-1)).float().mean()
+    loss = class_divergence(learned, before)
+    return Term(loss, {"distillation": float(loss.detach()), "classes_kept": float(kept)})
 
 
 def caption_loss(

@@ -1,8 +1,8 @@
 """Captioned photos in a few files, for a machine that gets them over a wire: decoded, resized, in parts.
 
 A packed folder looks to a recipe like the data it was made from: the same ``source`` names below
-``data.root``, each a folder with ``pack.json``, ``captions.jsonl``, ``photos-000.zip`` and so on, and the
-encoder's weights.
+``data.root``, each a folder with ``pack.json``, ``captions.jsonl``, ``photos-000.zip`` and so on, the
+encoder's weights and the sentences of ``[concepts]``.
 """
 
 from __future__ import annotations
@@ -64,10 +64,11 @@ def pack(recipe: Recipe, output: Path, *, part_bytes: int = PART_BYTES, progress
     shutil.rmtree(partial, ignore_errors=True)
     for source, splits in _sources(recipe).items():
         _pack_source(partial / source, splits, spec, part_bytes, progress)
-    if recipe.encoder.weights:
-        weights = partial / _inside(recipe.encoder.weights)
-        weights.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(Path(recipe.data.root) / recipe.encoder.weights, weights)
+    sentences = recipe.concepts.sentences if recipe.concepts else None
+    for file in filter(None, (recipe.encoder.weights, sentences)):
+        copied = partial / _inside(file)
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(Path(recipe.data.root) / file, copied)
     partial.rename(output)
 
 

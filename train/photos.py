@@ -76,10 +76,17 @@ class Photos:
         if self.hidden is not None:
             hidden = torch.from_numpy(self.hidden[views, rows])
             return encoder.forward_from(hidden.to(device, torch.float32), self.block)
+        return encoder(self.varied(rows, views, device))  # type: ignore[no-any-return]
+
+    def varied(self, rows: NDArray[np.int64], views: NDArray[np.int64], device: torch.device) -> Tensor:
+        """Photos with fresh augmentation, by torch's generator; arguments as for `features`.
+
+        Returns:
+            uint8 (B, height, width, 3).
+        """
         pixels = torch.from_numpy(self.pixels[rows]).to(device)
         mirror = torch.tensor([self.augmentation.mirrors(int(view)) for view in views])
-        seen = random_views(pixels, torch.default_generator, mirror, self.augmentation)
-        return encoder(seen)  # type: ignore[no-any-return]
+        return random_views(pixels, torch.default_generator, mirror, self.augmentation)
 
     def plain_features(self, encoder: Encoder, rows: slice) -> Tensor:
         """Features of some photos as they are, for validation: (B, tokens, width) float."""

@@ -169,6 +169,9 @@ class Stage:
     sentences: float = 0.0
     """Weight of the loss of sentences without pictures, one for each photo of a batch, which the decoder
     writes from the words of ``[concepts]`` that they say (``concepts.sentences``). 0: off."""
+    distillation: float = 0.0
+    """Weight of the loss that keeps the classes which the published classifier of ``encoder.weights`` sees
+    as the untouched encoder sees them, while the encoder learns. 0: off."""
 
     def problems(self) -> list[str]:
         """Values that make no sense."""
@@ -176,7 +179,7 @@ class Stage:
         found += too_small(
             self, 0, "encoder_learning_rate", "layer_decay", "warmup_steps", "contrastive", "minutes"
         )
-        found += too_small(self, 0, *_REWARD_KEYS, "concepts", "sentences")
+        found += too_small(self, 0, *_REWARD_KEYS, "concepts", "sentences", "distillation")
         if self.learning_rate <= 0:
             found.append(f"learning_rate: expected more than 0, found {self.learning_rate}")
         if not 0 <= self.label_smoothing < 1:
@@ -191,6 +194,8 @@ class Stage:
                 for name in _REWARD_KEYS
                 if getattr(self, name) > 0
             ]
+        if self.distillation > 0 and self.frozen_blocks > 0:
+            found.append(f"distillation: expected frozen_blocks 0, found {self.frozen_blocks}")
         return found
 
 
@@ -280,6 +285,9 @@ class Recipe:
                     f"stages[{index}].frozen_blocks: expected 0 to {self.encoder.levels}, "
                     f"the encoder's depth, found {stage.frozen_blocks}"
                 )
+        distils = any(stage.distillation > 0 for stage in self.stages)
+        if distils and (self.encoder.kind != "vit" or self.encoder.weights is None):
+            found.append("distillation: expected an encoder of kind 'vit' with weights and their classifier")
         found += self._length_problems() + self._task_problems() + self._concept_problems()
         found += [f"generation.{problem}" for problem in too_small(self.generation, 1, "num_beams")]
         return found
@@ -336,6 +344,7 @@ class Recipe:
             "contrastive",
             "concepts",
             "sentences",
+            "distillation",
             *(["frozen_blocks"] if self.task == "language" else []),
         )
         return [

@@ -79,11 +79,15 @@ def test_the_same_data_makes_the_same_files(table: dict[str, Any], packed: Path,
         assert (tmp_path / "again" / "shapes" / file.name).read_bytes() == file.read_bytes()
 
 
-def test_encoder_weights_travel_along(table: dict[str, Any], tmp_path: Path) -> None:
+def test_weights_and_sentences_travel_along(table: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "published.safetensors").write_bytes(b"weights")
+    (tmp_path / "text.txt").write_bytes(b"A red circle.")
     table["encoder"]["weights"] = "published.safetensors"
+    table["concepts"] = {"sentences": "text.txt"}
+    table["stages"][0] |= {"concepts": 1.0}
     pack(recipe_from_table(table), tmp_path / "packed", progress=ignore)
     assert (tmp_path / "packed" / "published.safetensors").read_bytes() == b"weights"
+    assert (tmp_path / "packed" / "text.txt").read_bytes() == b"A red circle."
 
 
 def test_a_source_that_is_a_file_keeps_its_name(table: dict[str, Any], tmp_path: Path) -> None:
