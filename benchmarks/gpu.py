@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.checkpoints import find_checkpoint
-from benchmarks.machine import shown_path, write_result
+from benchmarks.machine import pin_to_cpus, shown_path, write_result
 from benchmarks.torch_eager import greedy
 from kiloword.runtime.bench.pictures import pixels_of
 from kiloword.runtime.bench.timing import paired_ratio, summarize, take_turns
@@ -130,6 +130,9 @@ def main(
 ) -> None:
     """Measure photos per second by batch size."""
     checkpoint = checkpoint or find_checkpoint()
+    if device == "cpu":  # one thread each, or the libraries' own choice would be compared
+        pin_to_cpus(1)
+        torch.set_num_threads(1)
     given = contestants(bundle, checkpoint, device, compiled=compiled)
     photos = pixels_of((), Captioner.load(bundle, provider="cpu").bundle.manifest.image)
     rows: list[dict[str, Any]] = []

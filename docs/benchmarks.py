@@ -43,6 +43,7 @@ def text() -> str:
         *_photo(newest("this_machine")),
         *_starts(newest("this_machine")),
         *_peers(newest("speed")),
+        *_compiled(newest("gpu_cpu")),
         *_growth(newest("growth")),
         *_size(newest("install_size")),
         *_ideas(),
@@ -197,6 +198,26 @@ def _peers(result: Result | None) -> Iterator[str]:
             ]
         )
     yield from _table(["", "batch", "beams", "median for a photo", "p95", "int8 is faster by"], rows)
+    yield ""
+
+
+def _compiled(result: Result | None) -> Iterator[str]:
+    """What the GPU benchmark finds when it runs on a processor: the rival that `speed` lacks."""
+    if result is None:
+        return
+    rows = [
+        [
+            row["variant"],
+            str(row["batch_size"]),
+            f"{row['photos_per_s']:.1f}",
+            f"{row['kiloword_times_as_fast']:.2f}x",
+            f"{row['same_captions_as_kiloword']:.0%}",
+        ]
+        for row in result["measurements"]
+    ]
+    yield "`python -m benchmarks.gpu --device cpu`, greedy, one thread, the int8 bundle and fp32 in torch:"
+    yield ""
+    yield from _table(["", "batch", "photos/s", "kiloword is faster by", "same captions"], rows)
     yield ""
 
 
