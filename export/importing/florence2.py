@@ -22,6 +22,7 @@ from kiloword.export.importing.encoder import PictureEncoder
 from kiloword.export.importing.foreign import Foreign, Request, count_image_tokens, load_model
 from kiloword.export.importing.pixels import PixelRule, load_processor, pixel_rule
 from kiloword.export.importing.settings import generation_settings, prompt_and_end, token_spec
+from kiloword.export.importing.source import reason_of
 from kiloword.export.importing.text import load_tokenizer
 from kiloword.runtime.errors import ExportError
 
@@ -164,8 +165,9 @@ def _prompt(request: Request, rule: PixelRule, task: str) -> Tensor:
         )
         ids: Tensor = processor(text=task, images=black, return_tensors="pt")["input_ids"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ExportError("the processor cannot be loaded", path=request.directory, found=reason) from error
+        raise ExportError(
+            "the processor cannot be loaded", path=request.directory, found=reason_of(error)
+        ) from error
     return ids
 
 

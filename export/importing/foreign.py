@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from kiloword.export.importing.decoder import TextDecoder
 from kiloword.export.importing.encoder import PictureEncoder
 from kiloword.export.importing.pixels import PixelRule
+from kiloword.export.importing.source import reason_of
 from kiloword.runtime.errors import ExportError
 from kiloword.runtime.manifest import AttentionSpec, GenerationSettings, GraphSpec, TokenSpec
 
@@ -104,8 +106,13 @@ def load_model(kind: Any, request: Request) -> Any:
             output_loading_info=True,
         )
     except Exception as error:  # transformers, safetensors and torch share no base for a file that is damaged
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ExportError("transformers cannot load it", path=request.directory, found=reason) from error
+        if isinstance(error, UnpicklingError):
+            raise ExportError(
+                "the pickle holds more than tensors, which is never loaded", path=request.directory
+            ) from error
+        raise ExportError(
+            "transformers cannot load it", path=request.directory, found=reason_of(error)
+        ) from error
     missing = [name for name in info["missing_keys"] if not any(part in name for part in _NEVER_USED)]
     wrong = [str(item) for item in info.get("mismatched_keys", ())]
     if missing or wrong:
@@ -130,11 +137,10 @@ def count_image_tokens(encoder: PictureEncoder) -> int:
         with torch.inference_mode():
             first: Tensor = encoder(black)[0]
     except (RuntimeError, ValueError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ExportError(
             f"the vision model does not take pictures of {image.height} x {image.width}",
             expected="an image processor that makes pictures of the model's image_size",
-            found=reason,
+            found=reason_of(error),
         ) from error
     return int(first.shape[2])
 

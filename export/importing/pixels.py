@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args, get_type_hints
 import numpy as np
 from numpy.typing import NDArray
 
+from kiloword.export.importing.source import reason_of
 from kiloword.runtime.errors import ExportError
 from kiloword.runtime.manifest import ImageSpec
 
@@ -59,8 +60,9 @@ def load_processor(directory: Path) -> Any:
             directory, backend="pil", trust_remote_code=False, local_files_only=True
         )
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ExportError("the image processor cannot be loaded", path=directory, found=reason) from error
+        raise ExportError(
+            "the image processor cannot be loaded", path=directory, found=reason_of(error)
+        ) from error
 
 
 def pixel_rule(processor: Any) -> PixelRule:
@@ -77,6 +79,8 @@ def pixel_rule(processor: Any) -> PixelRule:
     mean, std = _per_channel(facts["image_mean"], 0.0), _per_channel(facts["image_std"], 1.0)
     if not facts["do_normalize"]:
         mean, std = (0.0,) * _CHANNELS, (1.0,) * _CHANNELS
+    if not all(std):
+        raise ExportError("the image processor divides by 0", expected="image_std above 0", found=str(std))
     factor = float(facts["rescale_factor"]) if facts["do_rescale"] else 1.0
     return PixelRule(
         image=_image_spec(facts),
@@ -126,6 +130,8 @@ def _image_spec(facts: Mapping[str, Any]) -> ImageSpec:
     if edge and not size.get("longest_edge"):
         if crop is None:
             raise _unknown_size(facts["size"], "no crop, so that pictures would have different sizes")
+        if max(crop["height"], crop["width"]) > edge:
+            raise _unknown_size(facts["crop_size"], f"a crop of {crop} from an edge of {edge}")
         return ImageSpec(crop["height"], crop["width"], "shortest_edge_center_crop", edge, resample)
     if set(size) != {"height", "width"}:
         raise _unknown_size(facts["size"], str(size))
@@ -164,5 +170,10 @@ def _filter_name(resample: Any) -> Filter:
     from PIL.Image import Resampling
 
     names: tuple[Filter, ...] = get_args(get_type_hints(ImageSpec)["resample"])
-    number = Resampling.BILINEAR if resample is None else Resampling(int(resample))
-    return next(name for name in names if Resampling[name.upper()] == number)
+    number = Resampling.BILINEAR if resample is None else resample
+    found = next((name for name in names if Resampling[name.upper()] == number), None)
+    if found is None:
+        raise ExportError(
+            "the image processor's resample is not known", expected="0 to 5", found=str(resample)
+        )
+    return found

@@ -173,6 +173,7 @@ def _write_with_transformers(
                 values,
                 num_beams=settings.num_beams,
                 do_sample=False,
+                num_return_sequences=1,
                 return_dict_in_generate=True,
                 output_scores=True,
                 output_logits=settings.num_beams == 1,

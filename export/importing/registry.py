@@ -9,6 +9,7 @@ from kiloword.export.importing.blip import blip
 from kiloword.export.importing.florence2 import florence2
 from kiloword.export.importing.foreign import Foreign, Request
 from kiloword.export.importing.git import git
+from kiloword.export.importing.source import reason_of
 from kiloword.export.importing.vision_encoder_decoder import PARTS, vision_encoder_decoder
 from kiloword.runtime.errors import ExportError
 
@@ -38,7 +39,8 @@ def load_foreign(config: Mapping[str, Any], request: Request) -> Foreign:
     Raises:
         ExportError: the architecture is not known, or the checkpoint is not whole.
     """
-    names = [str(name) for name in config.get("architectures") or ()]
+    named = config.get("architectures") or ()
+    names = [named] if isinstance(named, str) else [str(name) for name in named]
     family = next((name for name in names if name in FAMILIES), None)
     if family is None:
         found = ", ".join(names) or f"no architectures, model_type {config.get('model_type')!r}"
@@ -48,4 +50,10 @@ def load_foreign(config: Mapping[str, Any], request: Request) -> Foreign:
             expected=known_architectures(),
             found=found,
         )
-    return FAMILIES[family](config, request)
+    try:
+        return FAMILIES[family](config, request)
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        # Files by a stranger may hold anything at any place, and what is read of them is all over a family.
+        raise ExportError(
+            "its files hold something that cannot be used", path=request.directory, found=reason_of(error)
+        ) from error

@@ -92,8 +92,8 @@ def token_spec(config: Any, start: Start, bos: int | None, pad: int | None = Non
         prompt_token_ids=start.prompt_token_ids,
         suppressed_token_ids=_suppressed(config, start),
         max_sequence_length=start.longest,
-        forced_first_token_id=_forced(config.forced_bos_token_id),
-        forced_last_token_id=_forced(config.forced_eos_token_id),
+        forced_first_token_id=_forced(config.forced_bos_token_id, start),
+        forced_last_token_id=_forced(config.forced_eos_token_id, start),
     )
 
 
@@ -152,12 +152,18 @@ def _suppressed(config: Any, start: Start) -> tuple[int, ...]:
     words = [list(word) for word in config.bad_words_ids or ()]
     if any(len(word) != 1 for word in words):
         raise ExportError("bad_words_ids of more than one token are not supported", found=str(words))
-    banned = {word[0] for word in words if word != [start.eos_token_id]}
-    return tuple(sorted(banned | set(config.suppress_tokens or ())))
+    banned = {word[0] for word in words if word != [start.eos_token_id]} | set(config.suppress_tokens or ())
+    return tuple(sorted(token for token in banned if 0 <= token < start.vocab_size))
 
 
-def _forced(token: int | list[int] | None) -> int | None:
+def _forced(token: int | list[int] | None, start: Start) -> int | None:
     ids = [token] if isinstance(token, int) else list(token or ())
     if len(ids) > 1:
         raise ExportError("several forced tokens at one place are not supported", found=str(ids))
+    if ids and not 0 <= ids[0] < start.vocab_size:
+        raise ExportError(
+            "a forced token is not in the vocabulary",
+            expected=f"less than {start.vocab_size}",
+            found=str(ids[0]),
+        )
     return int(ids[0]) if ids else None

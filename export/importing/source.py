@@ -14,6 +14,7 @@ CONFIG_FILE = "config.json"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+|[\w.-]+")
 # Everything that an import reads. Code (*.py) is never fetched.
 _FETCHED = ("*.json", "*.txt", "*.model", "README.md")
+_LONGEST_REASON = 200
 _SAFE = "*.safetensors"
 _PICKLES = "pytorch_model*.bin"
 
@@ -66,6 +67,12 @@ def weight_files(directory: Path, *, allow_pickle: bool) -> list[Path]:
     return safe or (sorted(directory.glob(_PICKLES)) if allow_pickle else [])
 
 
+def reason_of(error: BaseException) -> str:
+    """What a library says went wrong, in one line that fits into a message."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(": ")
+    return line if len(line) <= _LONGEST_REASON else f"{line[:_LONGEST_REASON]} ..."
+
+
 def licence_of(directory: Path) -> str:
     """What the model card says of the licence, in the header that the hub reads."""
     card = directory / "README.md"
@@ -97,11 +104,10 @@ def _fetch(name: str, *, allow_pickle: bool) -> Path:
         if allow_pickle and not weight_files(directory, allow_pickle=False):
             directory = Path(snapshot_download(name, allow_patterns=[*_FETCHED, _PICKLES]))
     except Exception as error:  # the network's errors, the hub's and the file system's share no base
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ExportError(
             "there is no such directory, and the hub could not be asked for it",
             path=name,
-            found=f"{type(error).__name__}: {reason}",
+            found=f"{type(error).__name__}: {reason_of(error)}",
             hint="fetch it where there is a network, and import the directory",
         ) from error
     return directory

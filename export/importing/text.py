@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from kiloword.export.importing.source import reason_of
 from kiloword.runtime.errors import ExportError
 
 # What transformers does to a decoded text where a tokenizer asks for it, in this order.
@@ -33,8 +34,12 @@ def load_tokenizer(directory: Path) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ExportError("the tokenizer cannot be loaded", path=directory, found=reason) from error
+        raise ExportError(
+            "the tokenizer cannot be loaded",
+            path=directory,
+            found=reason_of(error),
+            hint="copy tokenizer.json from the checkpoint that this one was trained from",
+        ) from error
     if getattr(tokenizer, "backend_tokenizer", None) is None:
         raise ExportError(
             "the tokenizer is none of the tokenizers library",

@@ -94,7 +94,7 @@ def test_code_in_an_allowed_pickle_is_not_run(checkpoint: Path, tmp_path: Path) 
     folder = copied(checkpoint, tmp_path / "evil")
     (folder / "model.safetensors").unlink()
     torch.save({"weight": _Evil(proof)}, folder / "pytorch_model.bin")
-    with pytest.raises(ExportError, match="cannot load"):
+    with pytest.raises(ExportError, match="more than tensors"):
         load_foreign(read_config(folder), Request(folder, allow_pickle=True))
     assert not proof.exists()
 
@@ -167,6 +167,62 @@ def test_processors_that_do_something_else_are_refused(
     folder = copied(checkpoint, tmp_path / "pixels")
     edit(folder / "preprocessor_config.json", **values)
     with pytest.raises(ExportError, match=named):
+        load_foreign(read_config(folder), Request(folder))
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "said"),
+    [
+        ("preprocessor_config.json", {"resample": 9}, "resample is not known.*found 9"),
+        ("preprocessor_config.json", {"image_std": [0, 1, 1]}, "divides by 0"),
+        ("preprocessor_config.json", {"image_processor_type": "Nope"}, "image processor cannot be loaded"),
+        ("generation_config.json", {"num_beams": "four"}, "cannot be used.*four"),
+        ("generation_config.json", {"forced_eos_token_id": 999}, "forced token.*found 999"),
+        ("config.json", {"encoder": "vit"}, "cannot be used"),
+    ],
+)
+def test_odd_values_are_one_line(
+    checkpoint: Path, tmp_path: Path, file: str, values: dict[str, Any], said: str
+) -> None:
+    """Each of these once ended with a traceback."""
+    folder = copied(checkpoint, tmp_path / "odd")
+    edit(folder / file, **values)
+    with pytest.raises(ExportError, match=said) as caught:
+        load_foreign(read_config(folder), Request(folder))
+    assert len(str(caught.value)) < 500
+
+
+def test_a_crop_larger_than_what_is_left_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    """CLIP's processor would pad with black."""
+    folder = copied(checkpoint, tmp_path / "crop")
+    crop = {"crop_size": {"height": 32, "width": 32}, "do_center_crop": True}
+    name = "CLIPImageProcessor"
+    edit(folder / "preprocessor_config.json", size={"shortest_edge": 20}, image_processor_type=name, **crop)
+    with pytest.raises(ExportError, match="from an edge of 20"):
+        load_foreign(read_config(folder), Request(folder))
+
+
+def test_suppressed_tokens_outside_of_the_vocabulary_are_nothing(checkpoint: Path, tmp_path: Path) -> None:
+    """Transformers passes over them, too."""
+    folder = copied(checkpoint, tmp_path / "suppressed")
+    edit(folder / "generation_config.json", suppress_tokens=[-1, 5, 99_999])
+    assert load_foreign(read_config(folder), Request(folder)).tokens.suppressed_token_ids == (5,)
+
+
+def test_weights_in_several_files(checkpoint: Path, tmp_path: Path) -> None:
+    """As transformers saves large checkpoints; one file that is missing is named."""
+    from safetensors.torch import load_file
+    from transformers import VisionEncoderDecoderModel
+
+    folder = copied(checkpoint, tmp_path / "parts")
+    (folder / "model.safetensors").unlink()
+    VisionEncoderDecoderModel.from_pretrained(checkpoint).save_pretrained(folder, max_shard_size="30KB")
+    parts = sorted(folder.glob("model-*.safetensors"))
+    assert len(parts) > 3
+    loaded = load_foreign(read_config(folder), Request(folder)).decoder.words.weight
+    assert torch.equal(loaded, load_file(checkpoint / "model.safetensors")["decoder.transformer.wte.weight"])
+    parts[1].unlink()
+    with pytest.raises(ExportError, match=parts[1].name):
         load_foreign(read_config(folder), Request(folder))
 
 
