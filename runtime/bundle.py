@@ -12,12 +12,13 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from kiloword.runtime.background import InBackground
 from kiloword.runtime.errors import BundleError
 from kiloword.runtime.manifest import (
     FORMAT_VERSION,
@@ -137,13 +138,14 @@ def loading_bundle(directory: str | os.PathLike[str] | None = None) -> Iterator[
     manifest = read_manifest(path)
     for name, record in manifest.files.items():
         _check_place(path, name, record)
-    with ThreadPoolExecutor(thread_name_prefix="hash") as pool:
-        checks = [pool.submit(_check_hash, path / name, record) for name, record in manifest.files.items()]
-        try:
-            yield Bundle(directory=path, manifest=manifest)
-        finally:
-            for done in checks:
-                done.result()
+    checks = [
+        InBackground(partial(_check_hash, path / name, record)) for name, record in manifest.files.items()
+    ]
+    try:
+        yield Bundle(directory=path, manifest=manifest)
+    finally:
+        for check_of_file in checks:
+            check_of_file.result()
 
 
 def read_manifest(directory: Path) -> Manifest:

@@ -78,5 +78,7 @@ def test_the_ray_engine_refuses_what_it_would_ignore(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 2
     assert "--engine ray does not take --sidecar, --embed" in result.stderr
+    result = CliRunner().invoke(main, ["caption", "x", "--engine", "ray", "--provider", "cpu", "-o", "out"])
+    assert "--engine ray does not take --provider" in result.stderr
     result = CliRunner().invoke(main, ["caption", "x", "--engine", "ray"])
     assert "needs -o FOLDER" in result.stderr
