@@ -10,15 +10,19 @@ many those are. And the decoder reads one token after 1, 2, ... others, as far a
 from __future__ import annotations
 
 import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 
-from benchmarks.folder import caption_folder, journal_folder, output_beside
+from benchmarks.folder import journal_folder, output_beside
 from benchmarks.folder_photos import SIZE_SMALL, make_photos
-from benchmarks.machine import pin_to_cpus, write_result
+from benchmarks.machine import REPOSITORY, pin_to_cpus, write_result
 from kiloword.runtime.bench.pictures import pixels_of
 from kiloword.runtime.bench.steps import decoder_feeds
 from kiloword.runtime.bench.timing import summarize, take_turns
@@ -26,26 +30,52 @@ from kiloword.runtime.bundle import Bundle, load_bundle
 from kiloword.runtime.manifest import PAST_LENGTH_AXIS
 from kiloword.runtime.sessions import load_sessions
 
-NEW_PHOTOS = 400
+NEW_PHOTOS = 150
+FOLDER_ROUNDS = 4
 
 
-def folder_row(folder: Path, known: int, bundle: Path | None) -> dict[str, Any]:
-    """What new photos take among known ones."""
-    make_photos(folder, known or 1, SIZE_SMALL)
+def folder_rows(root: Path, sizes: Sequence[int], bundle: Path | None, rounds: int) -> list[dict[str, Any]]:
+    """What new photos take in folders of several sizes, in turns: some more in each round."""
+    outputs = {known: _prepare(root / f"{known}", known, bundle) for known in sizes}
+    walks: dict[int, list[float]] = {known: [] for known in sizes}
+    news: dict[int, list[float]] = {known: [] for known in sizes}
+    for turn in range(rounds):
+        for known, output in outputs.items():
+            folder = root / f"{known}"
+            walk = _seconds(folder, output, bundle)
+            make_photos(folder, max(known, 1) + (turn + 1) * NEW_PHOTOS, SIZE_SMALL)
+            whole = _seconds(folder, output, bundle)
+            walks[known].append(walk)
+            news[known].append(1e3 * (whole - walk) / NEW_PHOTOS)
+    return [
+        {
+            "measurement": "folder",
+            "known": known,
+            "new": NEW_PHOTOS,
+            "walk_s": round(statistics.median(walks[known]), 3),
+            "ms_per_new_photo": round(statistics.median(news[known]), 3),
+            "all_ms_per_new_photo": [round(ms, 2) for ms in news[known]],
+        }
+        for known in sizes
+    ]
+
+
+def _prepare(folder: Path, known: int, bundle: Path | None) -> Path:
+    """A folder whose photos are all done; returns where their captions are."""
+    make_photos(folder, max(known, 1), SIZE_SMALL)
     output = output_beside(folder)
     journal_folder(folder, output, bundle)
-    caption_folder(folder, output, bundle)
-    walk = statistics.median(caption_folder(folder, output, bundle).wall_s for _ in range(3))
-    make_photos(folder, (known or 1) + NEW_PHOTOS, SIZE_SMALL)
-    whole = caption_folder(folder, output, bundle)
-    return {
-        "measurement": "folder",
-        "known": known,
-        "new": NEW_PHOTOS,
-        "walk_s": round(walk, 3),
-        "ms_per_new_photo": round(1e3 * (whole.wall_s - walk) / NEW_PHOTOS, 3),
-        "peak_rss_bytes": max(whole.rss_bytes),
-    }
+    _seconds(folder, output, bundle)
+    return output
+
+
+def _seconds(folder: Path, output: Path, bundle: Path | None) -> float:
+    """What `kiloword caption FOLDER -o OUTPUT` takes, its start included."""
+    option = [] if bundle is None else ["--bundle", str(bundle)]
+    command = [sys.executable, str(REPOSITORY / "cli.py"), "caption", str(folder), "-o", str(output), *option]
+    began = time.perf_counter()
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+    return time.perf_counter() - began
 
 
 def token_rows(bundle: Bundle, rounds: int) -> list[dict[str, Any]]:
@@ -87,11 +117,8 @@ def token_rows(bundle: Bundle, rounds: int) -> list[dict[str, Any]]:
 @click.option("--output", type=click.Path(path_type=Path), help="The result file.")
 def main(folder: Path, most: int, rounds: int, bundle: Path | None, output: Path | None) -> None:
     """Measure growth; small photos are made in DIR."""
-    rows = [
-        folder_row(folder / f"{known}", known, bundle)
-        for known in (0, 1000, 10_000, 100_000)
-        if known <= most
-    ]
+    sizes = [known for known in (0, 1000, 10_000, 100_000) if known <= most]
+    rows = folder_rows(folder, sizes, bundle, FOLDER_ROUNDS)
     pin_to_cpus(1)
     rows += token_rows(load_bundle(bundle), rounds)
     for row in rows:

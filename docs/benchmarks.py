@@ -232,11 +232,10 @@ def _growth(result: Result | None) -> Iterator[str]:
             f"{row['known']:,}",
             f"{row['walk_s']:.2f} s",
             f"{row['ms_per_new_photo']:.1f} ms",
-            f"{row['peak_rss_bytes'] / 1e6:.0f} MB",
         ]
         for row in folders
     ]
-    heads = ["photos that are done", "walk over them", f"each of {folders[0]['new']} new ones", "peak memory"]
+    heads = ["photos that are done", "walk over them", f"each of {folders[0]['new']} new ones"]
     yield from _table(heads, rows)
     yield ""
     yield from _table(
