@@ -196,11 +196,11 @@ def write_manifest(directory: Path, manifest: Manifest) -> Bundle:
 def hash_file(path: Path) -> FileRecord:
     """SHA-256 and size of a file, read in pieces so that a large model costs no memory."""
     digest = hashlib.sha256()
-    size_bytes = 0
-    with path.open("rb") as file:
-        while piece := file.read(_READ_BYTES):
-            digest.update(piece)
-            size_bytes += len(piece)
+    size_bytes, buffer = 0, memoryview(bytearray(_READ_BYTES))
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            digest.update(buffer[:count])
+            size_bytes += count
     return FileRecord(sha256=digest.hexdigest(), bytes=size_bytes)
 
 
