@@ -7,6 +7,7 @@ import json
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -26,7 +27,7 @@ def curve() -> ModuleType:
 
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
-    def write(name: str, rows: list[dict[str, object]]) -> None:
+    def write(name: str, rows: list[dict[str, Any]]) -> None:
         (tmp_path / f"{name}-machine.json").write_text(json.dumps({"measurements": rows}), encoding="utf-8")
 
     sizes = {"fp32": (40.0, 30.0, 50.0), "int8": (10.0, 29.0, 25.0)}

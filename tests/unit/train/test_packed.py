@@ -40,7 +40,8 @@ def table(tmp_path: Path) -> dict[str, Any]:
     for photo in sorted((tmp_path / "shapes").glob("*.png")):
         noise = random.integers(0, 60, (32, 32, 3), np.uint8)
         Image.fromarray(np.asarray(Image.open(photo)) // 2 + noise).save(photo)
-    return tiny_recipe(tmp_path)
+    table: dict[str, Any] = tiny_recipe(tmp_path)
+    return table
 
 
 @pytest.fixture
