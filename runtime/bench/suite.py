@@ -23,11 +23,11 @@ from kiloword.runtime.threads import allowed_cpu_numbers
 class Effort:
     """How much is measured; more is steadier and takes longer."""
 
-    photo_rounds: int = 40
-    process_rounds: int = 7
-    folder_photos: int = 24
+    photo_rounds: int = 30
+    process_rounds: int = 5
+    folder_photos: int = 16
     folder_rounds: int = 3
-    starts: int = 7
+    starts: int = 5
 
 
 QUICK = Effort(photo_rounds=9, process_rounds=3, folder_photos=8, folder_rounds=1, starts=2)
