@@ -91,7 +91,7 @@ def token_rows(bundle: Bundle, rounds: int) -> list[dict[str, Any]]:
 
     def with_past(length: int) -> dict[str, Any]:
         shapes = {
-            tensor.name: [1, *(length if axis == PAST_LENGTH_AXIS else axis for axis in tensor.axes[1:])]
+            tensor.name: [1, *(length if axis == PAST_LENGTH_AXIS else int(axis) for axis in tensor.axes[1:])]
             for tensor in caches
         }
         past = {name: random.standard_normal(shape, dtype=np.float32) for name, shape in shapes.items()}

@@ -95,18 +95,12 @@ def session_rows(bundle: Bundle, folder: Path, rounds: int) -> Iterator[dict[str
     steps = _steps(bundle, photos[0])
     encoders = {name: way.open(bundle.encoder_path, folder) for name, way in WAYS.items()}
     decoders = {name: way.open(bundle.decoder_path, folder) for name, way in WAYS.items()}
-    loads = take_turns(
-        {name: lambda _turn, way=way: _load(way, bundle, folder) for name, way in WAYS.items()}, LOADS, 1
-    )
+    loads = take_turns({name: partial(_load, way, bundle, folder) for name, way in WAYS.items()}, LOADS, 1)
     encoding = take_turns(
-        {
-            name: lambda turn, name=name: _run(encoders[name], WAYS[name], [given[turn % len(given)]])
-            for name in WAYS
-        },
-        rounds,
+        {name: partial(_run_one, encoders[name], way, given) for name, way in WAYS.items()}, rounds
     )
     writing = take_turns(
-        {name: lambda _turn, name=name: _run(decoders[name], WAYS[name], steps) for name in WAYS}, rounds
+        {name: partial(_run_all, decoders[name], way, steps) for name, way in WAYS.items()}, rounds
     )
     for name in WAYS:
         yield {
@@ -126,12 +120,17 @@ def _steps(bundle: Bundle, pixels: Any) -> list[Tensors]:
     return decoder_feeds(bundle, sessions.decoder, sessions.encoder.encode(pixels[None]), greedy)
 
 
-def _load(way: Way, bundle: Bundle, folder: Path) -> None:
+def _load(way: Way, bundle: Bundle, folder: Path, _turn: int) -> None:
     way.open(bundle.encoder_path, folder)
     way.open(bundle.decoder_path, folder)
 
 
-def _run(session: onnxruntime.InferenceSession, way: Way, listed: Sequence[Tensors]) -> float:
+def _run_one(session: onnxruntime.InferenceSession, way: Way, listed: Sequence[Tensors], turn: int) -> None:
+    with on_cpus(way.threads):
+        session.run(None, listed[turn % len(listed)])
+
+
+def _run_all(session: onnxruntime.InferenceSession, way: Way, listed: Sequence[Tensors], _turn: int) -> float:
     with on_cpus(way.threads):
         for feeds in listed:
             session.run(None, feeds)
@@ -168,13 +167,8 @@ def loop_rows(bundle: Bundle, rounds: int) -> Iterator[dict[str, Any]]:
             list(in_graph(turn)[0][: len(in_python(turn))]) == list(in_python(turn))
             for turn in range(len(photos))
         ]
-        taken = take_turns(
-            {
-                "python": lambda turn, work=in_python: work(turn) and None,
-                "graph": lambda turn, work=in_graph: work(turn) is None or None,
-            },
-            rounds,
-        )
+        searches = {"python": _unheard(in_python), "graph": _unheard(in_graph)}
+        taken = take_turns(searches, rounds)
         yield {
             "measurement": "loop",
             "num_beams": beams,
@@ -183,6 +177,15 @@ def loop_rows(bundle: Bundle, rounds: int) -> Iterator[dict[str, Any]]:
             "times_as_fast": paired_ratio(taken["python"], taken["graph"]),
             "same_captions": round(sum(same) / len(same), 3),
         }
+
+
+def _unheard(work: Callable[[int], object]) -> Callable[[int], None]:
+    """The same without its result."""
+
+    def run(turn: int) -> None:
+        work(turn)
+
+    return run
 
 
 def _search_in_python(
@@ -259,7 +262,7 @@ def _forms() -> dict[str, dict[str, Form]]:
 
 def _value(name: str) -> np.ndarray[Any, Any]:
     random = np.random.default_rng(0)
-    values = {
+    values: dict[str, np.ndarray[Any, Any]] = {
         "wide": random.standard_normal((1, _ROWS, _WIDE)).astype(np.float32),
         "wide_bias": np.ones(_WIDE, np.float32),
         "rows_u8": random.integers(0, 256, (1, _ROWS, _WIDTH)).astype(np.uint8),
