@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from collections.abc import Iterator
@@ -35,6 +36,15 @@ def interrupts_count() -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(autouse=True)
+def quiet_for_itself_alone() -> Iterator[None]:
+    """The command line, run in this process, sets up the logger; the next test must find it as it was."""
+    logger = logging.getLogger("kiloword")
+    before = logger.propagate, logger.level
+    yield
+    logger.propagate, logger.level = before
 
 
 @pytest.fixture(scope="session")

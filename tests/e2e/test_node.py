@@ -22,7 +22,8 @@ pytestmark = [
 ]
 
 UNREACHABLE = ("ENOTFOUND", "ECONNREFUSED", "ETIMEDOUT", "EAI_AGAIN", "ENETUNREACH", "network")
-PHOTOS = ("astronaut.jpg", "coffee.jpg", "officer.jpg")
+PHOTOS = ("coffee.jpg", "officer.jpg", "photographer.jpg")
+"""Not the astronaut, who to the model \"sits\" or \"stands\" by the last bit of a pixel."""
 
 
 @pytest.fixture(scope="module")
