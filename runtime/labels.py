@@ -120,7 +120,8 @@ class Labeller:
 
     def probabilities(self, encoded: Mapping[str, Floats]) -> Floats:
         """Of each class: float32 (classes,), from the encoder's outputs for one photo."""
-        logits = self._weight @ label_features(encoded[self._spec.output]) + self._bias
+        # Not `@`: numpy's BLAS would wake a thread for each processor for this, and those spin for a while.
+        logits = np.einsum("cf,f->c", self._weight, label_features(encoded[self._spec.output])) + self._bias
         odds = np.exp(logits - logits.max())
         probabilities: Floats = odds / odds.sum()
         return probabilities
