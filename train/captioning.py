@@ -45,7 +45,7 @@ class CaptionTask:
         return self.material.digest()
 
     def build_model(self) -> nn.Module:
-        """A captioner, from ``encoder.weights`` and ``start`` where the recipe names them."""
+        """A captioner, from the weights and checkpoints that the recipe names."""
         recipe = self.recipe
         model = build_model(recipe, self.tokenizer.get_vocab_size())
         if recipe.encoder.weights:
@@ -55,6 +55,8 @@ class CaptionTask:
                 load_class_head(model, weights)
         if recipe.start:
             start_from(model, Path(recipe.start), self.tokenizer)
+        if recipe.start_encoder:
+            start_from(model, Path(recipe.start_encoder), None, part="encoder.")
         return model
 
     def prepare(self, model: nn.Module, stage: Stage, number: int, share: Share) -> Steps:

@@ -123,7 +123,7 @@ def training_facts(directory: Path) -> Mapping[str, Any]:
     return dict(_read_facts(directory).get("training", {}))
 
 
-def start_from(model: nn.Module, directory: Path, tokenizer: Tokenizer | None) -> None:
+def start_from(model: nn.Module, directory: Path, tokenizer: Tokenizer | None, part: str = "") -> None:
     """Starts a model from a checkpoint's weights; what the checkpoint lacks stays as it was made.
 
     A captioner may start from another captioner, from a classifier (its encoder) or from a language model
@@ -134,6 +134,7 @@ def start_from(model: nn.Module, directory: Path, tokenizer: Tokenizer | None) -
         model: of any recipe whose parts have the checkpoint's sizes.
         directory: of the checkpoint, of any task.
         tokenizer: of the new run; token ids must mean the same words.
+        part: only tensors whose names begin with this are taken.
 
     Raises:
         CheckpointError: the directory is no checkpoint.
@@ -143,7 +144,7 @@ def start_from(model: nn.Module, directory: Path, tokenizer: Tokenizer | None) -
     own, given = model.state_dict(), _read_weights(directory)
     if "encoder.pos_embed" in own.keys() & given.keys():
         given["encoder.pos_embed"] = _resampled(given["encoder.pos_embed"], own["encoder.pos_embed"])
-    shared = own.keys() & given.keys()
+    shared = {name for name in own.keys() & given.keys() if name.startswith(part)}
     problems = [
         f"{name}: expected shape {tuple(own[name].shape)}, found {tuple(given[name].shape)}"
         for name in sorted(shared)
@@ -156,9 +157,11 @@ def start_from(model: nn.Module, directory: Path, tokenizer: Tokenizer | None) -
             f'(a recipe keeps it with [tokenizer] checkpoint = "{directory}")'
         )
     if not shared:
-        problems.append("the checkpoint shares no tensor with this model")
+        problems.append(f"the checkpoint shares no {part.replace('.', ' ')}tensor with this model")
     if problems:
-        raise ConfigError(problems, path=directory, hint="another checkpoint in `start`")
+        raise ConfigError(
+            problems, path=directory, hint=f"another checkpoint in `{'start_encoder' if part else 'start'}`"
+        )
     model.load_state_dict({name: given[name] for name in shared}, strict=False)
 
 

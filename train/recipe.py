@@ -252,6 +252,9 @@ class Recipe:
     start: str | None = None
     """Directory of a checkpoint whose weights this run begins with, relative to the current directory; parts
     of the model that it lacks start fresh. By default everything but ``encoder.weights`` starts random."""
+    start_encoder: str | None = None
+    """Directory of another checkpoint, whose encoder is taken instead: a captioner can begin with the eyes of
+    one run and, by ``start``, the language of another."""
     seed: int = 1
     threads: int | None = None
     """CPU threads; by default what this process may use."""
@@ -347,7 +350,10 @@ class Recipe:
             "distillation",
             *(["frozen_blocks"] if self.task == "language" else []),
         )
-        return [
+        elsewhere = (
+            [] if self.start_encoder is None else [f"start_encoder: expected none for task {self.task}"]
+        )
+        return elsewhere + [
             f"stages[{index}].{key}: expected 0 for task {self.task}, found {getattr(stage, key)}"
             for index, stage in enumerate(self.stages)
             for key in keys

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,32 @@ def test_it_trains_on_from_there(root: Path, learned: Path, tmp_path: Path) -> N
     first = next(line["loss"] for line in journal if "loss" in line)
     vocabulary = load_checkpoint(tmp_path / "run" / "best").tokenizer.get_vocab_size()
     assert first < 0.7 * math.log(vocabulary)
+
+
+def test_a_captioner_takes_the_eyes_of_one_run_and_the_language_of_another(
+    root: Path, learned: Path, tmp_path: Path
+) -> None:
+    """The captioner whose encoder is taken has another vocabulary; that does not matter."""
+    eyes = tiny_recipe(root)
+    del eyes["stages"][1]
+    train(recipe_from_table(eyes), tmp_path / "eyes")
+    recipe = captioner(root, learned / "best")
+    both = replace(recipe, start_encoder=str(tmp_path / "eyes" / "best"))
+    state = task_of(both).build_model().state_dict()
+    seeing, writing = (load_file(run / "best" / "model.safetensors") for run in (tmp_path / "eyes", learned))
+    assert all(torch.equal(state[name], seeing[name]) for name in seeing if name.startswith("encoder."))
+    assert all(torch.equal(state[name], tensor) for name, tensor in writing.items())
+
+
+def test_a_checkpoint_without_an_encoder_gives_none(root: Path, learned: Path) -> None:
+    recipe = replace(captioner(root, learned / "best"), start_encoder=str(learned / "best"))
+    with pytest.raises(ConfigError, match=r"shares no encoder tensor .*`start_encoder`"):
+        task_of(recipe).build_model()
+
+
+def test_only_captioners_take_another_encoder(root: Path, learned: Path) -> None:
+    with pytest.raises(ConfigError, match=r"start_encoder: expected none for task language"):
+        recipe_from_table({**language_table(root), "start_encoder": str(learned / "best")})
 
 
 def test_another_vocabulary_is_refused_with_what_helps(root: Path, learned: Path, tmp_path: Path) -> None:
