@@ -136,25 +136,13 @@ def caption(
         return
     if workers is not None:
         raise click.UsageError("--workers is for --engine ray; here, --threads says how many work.")
-    from kiloword.runtime.background import InBackground
     from kiloword.runtime.captioner import Captioner
+    from kiloword.runtime.folder_run import FolderRun, default_state
     from kiloword.runtime.folders import expand_paths, names_one_photo
+    from kiloword.runtime.outputs import default_format
+    from kiloword.runtime.pipeline import PipelineOptions, plan_lanes
 
     one_photo, from_stdin = names_one_photo(paths), "-" in paths
-    live = from_stdin and output is None
-    few = one_photo or live  # each as quick as can be; else as many as can be in a given time
-    lanes, lane_threads = (1, threads) if few else _plan_lanes(threads)
-    wording = read_wording(avoid_words, prefer)
-    loading = InBackground(
-        lambda: Captioner.load(
-            bundle, provider=provider, threads=lane_threads, wording=wording, min_confidence=min_confidence
-        )
-    )
-    # Imported while the graphs are loaded.
-    from kiloword.runtime.folder_run import FolderRun, default_state
-    from kiloword.runtime.outputs import default_format
-    from kiloword.runtime.pipeline import PipelineOptions
-
     sinks = _sinks(sidecars, embed)
     if state is None and (sinks or gallery or not one_photo):
         state = default_state(paths, output, sidecars=bool(sinks))
@@ -180,7 +168,16 @@ def caption(
         retry_failed=retry_failed,
         folders=paths,
     )
-    captioner = loading.result()
+    live = from_stdin and output is None
+    few = one_photo or live  # each as quick as can be; else as many as can be in a given time
+    lanes, lane_threads = (1, threads) if few else plan_lanes(threads)
+    captioner = Captioner.load(
+        bundle,
+        provider=provider,
+        threads=lane_threads,
+        wording=read_wording(avoid_words, prefer),
+        min_confidence=min_confidence,
+    )
     options = PipelineOptions(
         batch_size=batch_size,
         num_beams=num_beams,
@@ -194,12 +191,6 @@ def caption(
         return
     end = _run(captioner, paths, run, options, output)
     _say_how_it_ended(end, run)
-
-
-def _plan_lanes(threads: int | None) -> tuple[int, int]:
-    from kiloword.runtime.pipeline import plan_lanes
-
-    return plan_lanes(threads)
 
 
 # What would be ignored on a cluster, and is therefore refused.

@@ -13,10 +13,14 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
+from kiloword import Captioner
+from kiloword.cli import main
 from tests.bundles import make_tiny_bundle
 from tests.videos import make_video
 
@@ -345,6 +349,19 @@ def test_misuse_exits_with_2(arguments: tuple[str, ...]) -> None:
     assert done.returncode == 2
     assert done.stdout == ""
     assert "Usage" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [("a.png", "--bom"), ("a.png", "--redo"), ("a.png", "--gallery", "page.html", "--bom")]
+)
+def test_misuse_is_told_before_anything_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    loaded: list[dict[str, Any]] = []
+    monkeypatch.setattr(Captioner, "load", lambda *_, **options: loaded.append(options))
+    done = CliRunner().invoke(main, ["caption", *arguments])
+    assert done.exit_code == 2, done.output
+    assert loaded == []
 
 
 # How a run ends
