@@ -21,6 +21,7 @@ from typing import Any
 
 from PIL import Image
 
+from kiloword.runtime.bundle import hash_file
 from kiloword.runtime.errors import ConfigError
 from kiloword.runtime.images import load_image
 from kiloword.runtime.manifest import ImageSpec
@@ -143,7 +144,7 @@ def _pack_source(folder: Path, splits: Splits, spec: ImageSpec, part_bytes: int,
     parts = _write_parts(folder, zip(names, pictures, strict=True), part_bytes)
     lines = [_line(name, split, record) for name, (split, record) in zip(names, rows, strict=True)]
     (folder / CAPTIONS_FILE).write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-    files = {name: _sha256(folder / name) for name in (*parts, CAPTIONS_FILE)}
+    files = {name: hash_file(folder / name).sha256 for name in (*parts, CAPTIONS_FILE)}
     facts = {"format_version": FORMAT_VERSION, "image_size": spec.height, "photos": len(rows), "files": files}
     (folder / PACK_FILE).write_text(json.dumps(facts, indent=1), encoding="utf-8")
 
@@ -209,7 +210,7 @@ def _lay_out(file: Path, sha256: str, folder: Path) -> None:
     """Copies the captions, or the photos of a part, once their bytes are those that were packed."""
     if not file.is_file():
         raise ConfigError([f"packed data lacks {file.name}"], path=file.parent, hint=_HINT)
-    if _sha256(file) != sha256:
+    if hash_file(file).sha256 != sha256:
         raise ConfigError(["packed data is damaged: its hash is another one"], path=file, hint=_HINT)
     if file.name == CAPTIONS_FILE:
         shutil.copyfile(file, folder / CAPTIONS_FILE)
@@ -219,11 +220,3 @@ def _lay_out(file: Path, sha256: str, folder: Path) -> None:
             if not re.fullmatch(r"\d{6,}\.jpg", name):  # whoever packed it may be a stranger
                 raise ConfigError([f"packed data may not hold {name!r}"], path=file, hint=_HINT)
             (folder / name).write_bytes(part.read(name))
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while chunk := stream.read(2**20):
-            digest.update(chunk)
-    return digest.hexdigest()
