@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from kiloword.runtime.bundle import Bundle
 from kiloword.runtime.generation import generate
-from kiloword.runtime.sessions import DecoderSession, Tensors, load_sessions
+from kiloword.runtime.listening import ListeningDecoder
+from kiloword.runtime.sessions import load_sessions
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
-Ids = NDArray[np.int64]
 
 OUTLIER_RATIO = 12.0
 """A tensor has outliers when its largest value is this many times its 99.9th percentile."""
@@ -101,7 +101,7 @@ def measure_decoder(
     """
     sessions = load_sessions(bundle, "cpu")
     watch = _Watch(model, tensors)
-    decoder = _WatchedDecoder(sessions.decoder, watch)
+    decoder = ListeningDecoder(sessions.decoder, watch.run)
     for index in range(len(photos)):
         encoded = sessions.encoder.encode(photos[index : index + 1])
         generate(decoder, encoded, bundle.manifest.tokens, bundle.manifest.generation)
@@ -129,21 +129,3 @@ class _Watch:
             self.seen.values(), self._session.run(list(self.seen), feeds), strict=True
         ):
             activations.see(values)
-
-
-class _WatchedDecoder:
-    """A decoder for the search, each step of which is looked at."""
-
-    def __init__(self, decoder: DecoderSession, watch: _Watch) -> None:
-        self._decoder = decoder
-        self._watch = watch
-        self.token_by_token = decoder.token_by_token
-        self.context = decoder.context
-        self.initial_state = decoder.initial_state
-
-    def step(
-        self, input_ids: Ids, beam_rows: Ids, context: Tensors, state: Tensors
-    ) -> tuple[Floats, Tensors]:
-        """As the decoder's own."""
-        self._watch.run(self._decoder.feeds(input_ids, beam_rows, context, state))
-        return self._decoder.step(input_ids, beam_rows, context, state)
