@@ -38,6 +38,7 @@ from kiloword.export.integers import int8_rows
 from kiloword.export.products import constant_products, prepare_products, replace_products
 from kiloword.export.recipes import DecoderRecipe, EncoderRecipe
 from kiloword.export.simplify import drop_unused_initializers
+from kiloword.export.tied import store_once, tied_tables
 from kiloword.runtime.bundle import Bundle
 from kiloword.runtime.errors import ExportError
 
@@ -123,13 +124,14 @@ def quantize_decoder(
     prepare_products(model)
     outliers: list[str] = []
     products = constant_products(model)
+    tied = tied_tables(model)
     if recipe == "static":
         _check_photos(photos)
         seen = measure_decoder(source, model, _inputs_of(products), photos[:DECODER_PHOTOS])
         outliers = _replace_tame(model, products, seen, "static", reduce_range)
     elif recipe == "dynamic":
         replace_products(model, products, None, reduce_range=reduce_range)
-    _quantize_embeddings(model)
+    _quantize_embeddings(model, tied)
     _quantize_weights(model, target)
     return outliers
 
@@ -173,29 +175,38 @@ def _quantize_weights(model: onnx.ModelProto, target: Path) -> None:
     onnx.save(quantizer.model.model, target)
 
 
-def _quantize_embeddings(model: onnx.ModelProto) -> None:
+def _quantize_embeddings(model: onnx.ModelProto, tied: Mapping[str, str]) -> None:
     """Float tables that are looked up by token id become int8 rows, each with a scale for after the look-up.
 
-    Small tables are left as they are: positions are few and precise.
+    A table that is the output matrix, too, shares its bytes where that one is int8 already. Small tables are
+    left as they are: positions are few and precise.
     """
     tables = {item.name: item for item in model.graph.initializer if item.data_type == TensorProto.FLOAT}
+    looked_up: dict[str, TensorProto] = {}
     nodes: list[NodeProto] = []
     for node in model.graph.node:
         table = tables.get(node.input[0]) if node.op_type == "Gather" else None
         if table is None or len(table.dims) != 2 or table.dims[0] < _SMALLEST_TABLE:
             nodes.append(node)
         else:
-            nodes.extend(_int8_lookup(model.graph, node, table))
+            nodes.extend(_int8_lookup(node, table.name))
+            looked_up[table.name] = table
     del model.graph.node[:]
     model.graph.node.extend(nodes)
+    for name, table in looked_up.items():
+        if name not in tied or not store_once(model, name, tied[name]):
+            _store_int8_rows(model.graph, table)
     drop_unused_initializers(model.graph)
 
 
-def _int8_lookup(graph: onnx.GraphProto, node: NodeProto, table: TensorProto) -> Iterable[NodeProto]:
+def _store_int8_rows(graph: onnx.GraphProto, table: TensorProto) -> None:
     values, scales = int8_rows(numpy_helper.to_array(table))
-    rows, row_scales = f"{table.name}_int8", f"{table.name}_scales"
-    graph.initializer.append(numpy_helper.from_array(values, rows))
-    graph.initializer.append(numpy_helper.from_array(scales, row_scales))
+    graph.initializer.append(numpy_helper.from_array(values, f"{table.name}_int8"))
+    graph.initializer.append(numpy_helper.from_array(scales, f"{table.name}_scales"))
+
+
+def _int8_lookup(node: NodeProto, table: str) -> Iterable[NodeProto]:
+    rows, row_scales = f"{table}_int8", f"{table}_scales"
     result, ids, name = node.output[0], node.input[1], node.name
     as_int8, as_float, their_scales = f"{result}_int8", f"{result}_cast", f"{result}_scales"
     return (

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -140,6 +142,47 @@ def test_a_decoder_with_measured_ranges(tiny_export: TinyExport, tmp_path: Path)
     alone = {name: value[2:3] for name, value in encoded.items()}
     context, state = small.context(alone), small.initial_state(alone, 1)
     np.testing.assert_array_equal(small.step(ids[2:3], rows[:1], context, state)[0], logits_int8[2:3])
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_tied_table_is_stored_once(tiny_export: TinyExport, tmp_path: Path, tied: bool) -> None:
+    """As int8, (67, 64), for both uses, each as good as with its own; twice where the two differ."""
+    bundle = shutil.copytree(tiny_export.fp32, tmp_path / "fp32")
+    model = onnx.load(bundle / "decoder.onnx")
+    if not tied:
+        head = next(item for item in model.graph.initializer if tuple(item.dims) == (64, 67))
+        head.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(head) * 1.01, head.name))
+        onnx.save(model, bundle / "decoder.onnx")
+    fp32 = replace(load_bundle(tiny_export.fp32), directory=bundle)
+    quantize_decoder(fp32, tmp_path / "int8.onnx", random_pixels(6), "static")
+    small = onnx.load(tmp_path / "int8.onnx")
+    large = sorted(
+        tuple(item.dims)
+        for item in small.graph.initializer
+        if item.data_type == TensorProto.INT8 and 67 in item.dims and len(item.dims) == 2
+    )
+    assert large == ([(67, 64)] if tied else [(64, 67), (67, 64)])
+    assert count_products(tmp_path / "int8.onnx") == (count_products(bundle / "decoder.onnx")[1], 0)
+    exact = embedded(model)
+    np.testing.assert_allclose(embedded(small), exact, rtol=0, atol=0.02 * np.abs(exact).max())
+
+
+def embedded(model: onnx.ModelProto) -> Floats:
+    """What each token id becomes first."""
+    graph = model.graph
+    words = next(name for node in graph.node for name in node.output if name == "embedding")
+    graph.output.append(helper.make_tensor_value_info(words, TensorProto.FLOAT, None))
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    feeds = {
+        item.name: np.zeros(
+            [size if isinstance(size, int) else 1 for size in item.shape],
+            np.int64 if "int64" in item.type else np.float32,
+        )
+        for item in session.get_inputs()
+    }
+    every = np.arange(10)[None, None, :]
+    result: Floats = session.run([words], feeds | {"input_ids": every})[0]
+    return result
 
 
 def test_a_decoder_needs_photos_for_ranges(tiny_export: TinyExport, tmp_path: Path) -> None:
