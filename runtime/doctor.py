@@ -13,20 +13,21 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import metadata
 from os import PathLike
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kiloword.runtime.bench.timing import summarize, take_turns
 from kiloword.runtime.captioner import Captioner
 from kiloword.runtime.errors import KilowordError
 from kiloword.runtime.machine import Processor, memory_bytes, memory_limit_bytes, processor
-from kiloword.runtime.provider_trial import made_picture, try_provider
+from kiloword.runtime.provider_trial import made_picture, made_pictures, try_provider
 from kiloword.runtime.sessions import PROVIDERS, available_providers
-from kiloword.runtime.threads import affinity_cpus, cgroup_quota, default_threads
+from kiloword.runtime.threads import affinity_cpus, cgroup_quota, default_threads, powers_of_two
 from kiloword.runtime.variants import VariantTrial, try_variants
 
 PACKAGES = ("kiloword", "onnxruntime", "numpy", "pillow", "tokenizers")
@@ -293,11 +294,8 @@ def resident_bytes() -> int | None:
 
 
 def _pictures(captioner: Captioner, count: int) -> NDArray[np.uint8]:
-    """Different ones: the made picture, moved on."""
     image = captioner.bundle.manifest.image
-    picture = made_picture(image.height, image.width)
-    shifts = range(0, count * image.width // count, max(image.width // count, 1))
-    return np.stack([np.roll(picture, shift, axis=1) for shift in list(shifts)[:count]])
+    return made_pictures(image.height, image.width, count)
 
 
 def tune(bundle: Path, most_threads: int | None = None) -> Tuning:
@@ -307,32 +305,28 @@ def tune(bundle: Path, most_threads: int | None = None) -> Tuning:
         bundle: Its directory.
         most_threads: The largest count to try; None for what kiloword takes by itself.
     """
-    counts = _thread_counts(default_threads() if most_threads is None else most_threads)
+    counts = powers_of_two(default_threads() if most_threads is None else most_threads)
     captioners = {count: Captioner.load(bundle, provider="cpu", threads=count) for count in counts}
     pictures = _pictures(next(iter(captioners.values())), max(_BATCH_SIZES))
-    samples: dict[tuple[int, int], list[float]] = {
-        (count, size): [] for count in counts for size in _BATCH_SIZES
+    settings = {
+        (count, size): partial(_caption_once, captioners[count], pictures[:size])
+        for count in counts
+        for size in _BATCH_SIZES
     }
-    started = time.perf_counter()
-    for done in range(_ROUNDS):
-        for (count, size), taken in samples.items():
-            begin = time.perf_counter()
-            captioners[count].caption_pixels(pictures[:size], num_beams=1)
-            # The first round warms up, and counts only where there is no time for a second.
-            if done == 1 and len(taken) == 1:
-                taken.clear()
-            taken.append(1000 * (time.perf_counter() - begin) / size)
-        if time.perf_counter() - started > _TUNING_SECONDS:
-            break
+    taken = take_turns(settings, _ROUNDS, warm_up=0, seconds=_TUNING_SECONDS)
     for captioner in captioners.values():
         captioner.close()
-    speeds = [Speed(*setting, round(median(taken), 2)) for setting, taken in samples.items()]
+    # The first round warms up, and counts only where there is no time for a second.
+    speeds = [
+        Speed(*setting, round(summarize(samples[1:] or samples).median, 2))
+        for setting, samples in taken.items()
+    ]
     return Tuning(tuple(speeds), _soonest(speeds), _most(speeds))
 
 
-def _thread_counts(most: int) -> list[int]:
-    """1, 2, 4, ... and the most."""
-    return sorted({min(1 << power, most) for power in range(most.bit_length() + 1)})
+def _caption_once(captioner: Captioner, pictures: NDArray[np.uint8], _turn: int) -> float:
+    captioner.caption_pixels(pictures, num_beams=1)
+    return len(pictures)
 
 
 def _soonest(speeds: Sequence[Speed]) -> Speed:

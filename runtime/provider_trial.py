@@ -44,6 +44,14 @@ def made_picture(height: int, width: int) -> NDArray[np.uint8]:
     return picture
 
 
+def made_pictures(height: int, width: int, count: int) -> NDArray[np.uint8]:
+    """Different pictures: the made one, moved on each time; uint8 (count, height, width, 3)."""
+    import numpy as np
+
+    picture, step = made_picture(height, width), max(1, width // count)
+    return np.stack([np.roll(picture, step * number, axis=1) for number in range(count)])
+
+
 def try_provider(bundle: Path, provider: str, timeout_s: float = TIMEOUT_S) -> ProviderTrial:
     """Caption a made picture on a provider.
 

@@ -65,6 +65,15 @@ def allowed_cpu_numbers() -> list[int]:
     return sorted(os.sched_getaffinity(0))
 
 
+def powers_of_two(most: int) -> list[int]:
+    """Numbers of threads or processes worth trying: 1, 2, 4, ... and the most.
+
+    >>> powers_of_two(6)
+    [1, 2, 4, 6]
+    """
+    return sorted({min(1 << power, most) for power in range(most.bit_length() + 1)})
+
+
 def _group_folders(root: Path) -> list[Path]:
     """The directories of this process's group and its ancestors, for version 1 and 2."""
     mount = root / "sys/fs/cgroup"

@@ -6,12 +6,12 @@ multiply bytes no faster than floats, so `kiloword doctor` times what is there.
 
 from __future__ import annotations
 
-import random
-import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from statistics import median
 
+from kiloword.runtime.bench.timing import summarize, take_turns
 from kiloword.runtime.bundle import MANIFEST_FILE, Bundle, load_bundle, read_manifest
 from kiloword.runtime.captioner import Captioner
 from kiloword.runtime.errors import KilowordError
@@ -19,7 +19,7 @@ from kiloword.runtime.manifest import Manifest
 from kiloword.runtime.provider_trial import made_picture
 
 _SECONDS = 8.0
-_ROUNDS = 9
+_ROUNDS = 8
 _TOKENS = 6  # as many for each, or the one with the shortest caption would win
 
 
@@ -62,12 +62,12 @@ def try_variants(directory: Path, threads: int) -> VariantTrial:
     own = load_bundle(directory)
     bundles = [own, *_others(own)]
     captioners = [Captioner.load(one.directory, provider="cpu", threads=threads) for one in bundles]
-    samples = _race(captioners)
+    times_ms = _race(captioners)
     for captioner in captioners:
         captioner.close()
     measured = tuple(
-        Variant(str(one.directory), one.manifest.precision, _recipe(one), round(median(taken), 2))
-        for one, taken in zip(bundles, samples, strict=True)
+        Variant(str(one.directory), one.manifest.precision, _recipe(one), ms)
+        for one, ms in zip(bundles, times_ms, strict=True)
     )
     quantization = own.manifest.quantization
     return VariantTrial(
@@ -101,18 +101,14 @@ def _recipe(bundle: Bundle) -> str | None:
     return None if bundle.manifest.quantization is None else bundle.manifest.quantization.recipe
 
 
-def _race(captioners: list[Captioner]) -> list[list[float]]:
-    """Milliseconds of each; the first round warms up, and counts only where there is no time for others."""
-    shuffler = random.Random(0)
+def _race(captioners: Sequence[Captioner]) -> list[float]:
+    """Milliseconds of each for a photo."""
     image = captioners[0].bundle.manifest.image
     picture = made_picture(image.height, image.width)[None]
-    samples: list[list[float]] = [[] for _ in captioners]
-    started = time.perf_counter()
-    for done in range(_ROUNDS):
-        for place in shuffler.sample(range(len(captioners)), len(captioners)):
-            begin = time.perf_counter()
-            captioners[place].caption_pixels(picture, num_beams=1, max_new_tokens=_TOKENS)
-            samples[place].append(1000 * (time.perf_counter() - begin))
-        if done and time.perf_counter() - started > _SECONDS:
-            break
-    return [taken[1:] for taken in samples]
+
+    def caption(captioner: Captioner, _turn: int) -> None:
+        captioner.caption_pixels(picture, num_beams=1, max_new_tokens=_TOKENS)
+
+    runners = {place: partial(caption, captioner) for place, captioner in enumerate(captioners)}
+    taken = take_turns(runners, _ROUNDS, warm_up=1, seconds=_SECONDS)
+    return [round(summarize(samples).median, 2) for samples in taken.values()]

@@ -11,7 +11,7 @@ import numpy as np
 
 from kiloword.runtime.images import load_image
 from kiloword.runtime.manifest import ImageSpec
-from kiloword.runtime.provider_trial import made_picture
+from kiloword.runtime.provider_trial import made_picture, made_pictures
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,9 +35,7 @@ def pixels_of(photos: Sequence[str], spec: ImageSpec) -> list[NDArray[np.uint8]]
     """
     if photos:
         return [load_image(photo, spec) for photo in photos]
-    picture = made_picture(spec.height, spec.width)
-    step = max(1, spec.width // MADE_PICTURES)
-    return [np.roll(picture, step * number, axis=1) for number in range(MADE_PICTURES)]
+    return list(made_pictures(spec.height, spec.width, MADE_PICTURES))
 
 
 def write_large_photos(folder: Path, count: int, sources: Sequence[str] = ()) -> list[str]:

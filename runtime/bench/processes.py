@@ -17,6 +17,7 @@ from pathlib import Path
 
 from kiloword.runtime.bench.timing import paired_ratio, summarize, take_turns
 from kiloword.runtime.errors import KilowordError
+from kiloword.runtime.threads import powers_of_two
 
 _PHOTOS_PER_ROUND = 24
 _BATCH_SIZE = 8
@@ -54,15 +55,6 @@ def measure_processes(bundle: Path | None, cpus: Sequence[int], rounds: int) -> 
         )
         for count, samples in taken.items()
     ]
-
-
-def powers_of_two(most: int) -> list[int]:
-    """1, 2, 4, ... and the most.
-
-    >>> powers_of_two(6)
-    [1, 2, 4, 6]
-    """
-    return sorted({min(1 << power, most) for power in range(most.bit_length() + 1)})
 
 
 @contextmanager

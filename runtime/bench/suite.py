@@ -11,12 +11,12 @@ from pathlib import Path
 from kiloword.runtime.bench.folder import FolderBench, measure_folder
 from kiloword.runtime.bench.photo import PhotoBench, measure_photo
 from kiloword.runtime.bench.pictures import pixels_of
-from kiloword.runtime.bench.processes import Together, measure_processes, powers_of_two
+from kiloword.runtime.bench.processes import Together, measure_processes
 from kiloword.runtime.bench.starts import Start, measure_starts, programs
 from kiloword.runtime.bundle import load_bundle
 from kiloword.runtime.footprint import own_peak_rss_bytes
 from kiloword.runtime.machine import Processor, processor
-from kiloword.runtime.threads import allowed_cpu_numbers
+from kiloword.runtime.threads import allowed_cpu_numbers, powers_of_two
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,10 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 def take_turns(
-    variants: Mapping[Key, Callable[[int], float | None]], rounds: int, warm_up: int = WARM_UP_ROUNDS
+    variants: Mapping[Key, Callable[[int], float | None]],
+    rounds: int,
+    warm_up: int = WARM_UP_ROUNDS,
+    seconds: float = math.inf,
 ) -> dict[Key, list[Sample]]:
     """Call every variant once in each round, in a new order each time.
 
@@ -47,13 +50,17 @@ def take_turns(
             did, for the time of one; None means one.
         rounds: Rounds that count.
         warm_up: Rounds before that do not.
+        seconds: After as long no further round begins, once one has counted.
 
     Returns:
         For each variant its calls, one for each round.
     """
     shuffler = random.Random(0)
     taken: dict[Key, list[Sample]] = {key: [] for key in variants}
+    until = time.perf_counter() + seconds
     for turn in range(warm_up + rounds):
+        if turn > warm_up and time.perf_counter() > until:
+            break
         for key in shuffler.sample(list(variants), len(variants)):
             sample = _timed(variants[key], turn)
             if turn >= warm_up:

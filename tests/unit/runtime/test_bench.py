@@ -23,6 +23,7 @@ from kiloword.runtime.bench.timing import Sample, paired_ratio, summarize, take_
 from kiloword.runtime.bench.tiny_graphs import one_operator
 from kiloword.runtime.errors import KilowordError
 from kiloword.runtime.manifest import ImageSpec
+from kiloword.runtime.provider_trial import made_picture, made_pictures
 from kiloword.runtime.threads import allowed_cpu_numbers
 from tests.bundles import make_tiny_bundle
 
@@ -100,6 +101,22 @@ def test_turns_and_ratios() -> None:
     slow, fast = [Sample(30.0, 30.0)] * 3, [Sample(10.0, 20.0)] * 3
     assert paired_ratio(slow, fast) == 3.0
     assert summarize(fast).cpu_median == 20.0
+
+
+@pytest.mark.parametrize(("warm_up", "rounds"), [(0, 1), (2, 1), (2, 5)])
+def test_turns_without_time_still_count_once(warm_up: int, rounds: int) -> None:
+    """The warm-up is not cut short, for the first call of a session is no measurement of it."""
+    calls: list[int] = []
+    taken = take_turns({"a": calls.append}, rounds=rounds, warm_up=warm_up, seconds=0)
+    assert calls == list(range(warm_up + 1))
+    assert len(taken["a"]) == 1
+
+
+def test_more_pictures_than_columns() -> None:
+    """As many as are asked for, and the first of them is the made one."""
+    pictures = made_pictures(8, 4, 6)
+    assert pictures.shape == (6, 8, 4, 3)
+    assert np.array_equal(pictures[0], made_picture(8, 4))
 
 
 def test_pictures() -> None:

@@ -139,11 +139,6 @@ def test_the_best_is_the_least_that_is_as_fast() -> None:
     assert doctor._most(speeds) == Speed(2, 4, 6.1)
 
 
-@pytest.mark.parametrize(("most", "counts"), [(1, [1]), (2, [1, 2]), (6, [1, 2, 4, 6]), (8, [1, 2, 4, 8])])
-def test_thread_counts(most: int, counts: list[int]) -> None:
-    assert doctor._thread_counts(most) == counts
-
-
 def test_tuning_tries_every_setting(bundles: dict[Kind, Bundle]) -> None:
     found = tune(bundles["image_prefix"].directory, most_threads=2)
     assert {(one.threads, one.batch_size) for one in found.measured} == {

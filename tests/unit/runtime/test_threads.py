@@ -92,3 +92,8 @@ def test_without_affinity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_default_threads_is_capped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "available_cpus", lambda: 128)
     assert threads.default_threads() == threads.MOST_DEFAULT_THREADS
+
+
+@pytest.mark.parametrize(("most", "counts"), [(1, [1]), (2, [1, 2]), (6, [1, 2, 4, 6]), (8, [1, 2, 4, 8])])
+def test_counts_to_try(most: int, counts: list[int]) -> None:
+    assert threads.powers_of_two(most) == counts
