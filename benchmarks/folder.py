@@ -33,13 +33,14 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.folder_photos import SIZE_SMALL, make_photos
-from benchmarks.machine import REPOSITORY, allowed_cpus, pin_to_cpus, write_result
+from benchmarks.machine import REPOSITORY, pin_to_cpus, write_result
 from kiloword.runtime.captioner import Captioner
 from kiloword.runtime.captions import Caption
 from kiloword.runtime.folders import expand_paths
 from kiloword.runtime.journal import Journal, journal_of, work_of
 from kiloword.runtime.outputs import Outcome
 from kiloword.runtime.reading import read_photo
+from kiloword.runtime.threads import affinity_cpus, allowed_cpu_numbers
 
 SAMPLE_S = 0.25
 BATCH_SIZE = 8
@@ -144,7 +145,7 @@ def _measure_parts(cpu: int, photos: Sequence[str], bundle: Path | None, ready: 
 
 def costs_on_each(photos: Sequence[str], bundle: Path | None) -> list[tuple[Cost, Cost]]:
     """Single-thread costs of decoding and captioning on every processor, all at the same time."""
-    context, cpus = multiprocessing.get_context("spawn"), allowed_cpus()
+    context, cpus = multiprocessing.get_context("spawn"), allowed_cpu_numbers()
     ready, found = context.Barrier(len(cpus)), context.Queue()
     processes = [
         context.Process(target=_measure_parts, args=(cpu, photos[at :: len(cpus)], bundle, ready, found))
@@ -310,7 +311,7 @@ def main(
     rows: list[dict[str, Any]] = []
     if count:
         make_photos(folder / "large", count)
-        rows.append(rate_row(folder / "large", rounds, sample, plain, bundle, len(allowed_cpus())))
+        rows.append(rate_row(folder / "large", rounds, sample, plain, bundle, affinity_cpus()))
         rows.append(whole_folder_row(folder / "large", bundle))
     if small:
         rows.append(nothing_to_do_row(folder / "small", small, bundle))

@@ -19,6 +19,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from kiloword.runtime.threads import affinity_cpus, allowed_cpu_numbers
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = REPOSITORY / "benchmarks" / "results"
 
@@ -48,7 +50,7 @@ def machine_facts() -> dict[str, Any]:
     return {
         "cpu_model": _cpu_model(cpuinfo),
         "cpus_online": os.cpu_count(),
-        "cpus_allowed": len(allowed_cpus()),
+        "cpus_allowed": affinity_cpus(),
         "instructions": [flag for flag in INSTRUCTION_FLAGS if flag in present],
         "memory_bytes": _memory_bytes(),
         "system": f"{platform.system()} {platform.machine()}",
@@ -75,17 +77,10 @@ def git_commit() -> str | None:
     return f"{commit}+changes" if _git("status", "--porcelain", "--untracked-files=no") else commit
 
 
-def allowed_cpus() -> list[int]:
-    """The numbers of the processors that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
-
-
 def pin_to_cpus(count: int) -> None:
     """Keep this process on `count` processors, so that no library can take more threads than are stated."""
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, allowed_cpus()[:count])
+        os.sched_setaffinity(0, allowed_cpu_numbers()[:count])
 
 
 def summarize(samples: Sequence[float]) -> dict[str, float | int]:
