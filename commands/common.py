@@ -98,6 +98,9 @@ prefer_option = click.option(
     help="Write another word instead: person takes neutral words for people (person, child, they), "
     "LADY=WOMAN the one you name.",
 )  # fmt: skip
+overrides_option = click.option(
+    "--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Replace a value of the recipe."
+)
 
 
 def read_wording(avoid_words: tuple[str, ...], prefer: tuple[str, ...]) -> Wording | None:

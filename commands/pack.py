@@ -6,7 +6,13 @@ from pathlib import Path
 
 import click
 
-from kiloword.commands.common import as_written, log_at_least_info, needs_extra, verbose_option
+from kiloword.commands.common import (
+    as_written,
+    log_at_least_info,
+    needs_extra,
+    overrides_option,
+    verbose_option,
+)
 
 
 @click.command(
@@ -25,9 +31,7 @@ from kiloword.commands.common import as_written, log_at_least_info, needs_extra,
     metavar="DIR",
     help="A new folder, the data.root of the training that follows.",
 )
-@click.option(
-    "--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Replace a value of the recipe."
-)
+@overrides_option
 @click.option(
     "--part-mib",
     type=click.IntRange(1),

@@ -10,6 +10,7 @@ from kiloword.commands.common import (
     as_written,
     log_at_least_info,
     needs_extra,
+    overrides_option,
     verbose_option,
 )
 
@@ -22,9 +23,7 @@ from kiloword.commands.common import (
     )
 )
 @click.argument("recipe", type=click.Path(), metavar="RECIPE.toml")
-@click.option(
-    "--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Replace a value of the recipe."
-)
+@overrides_option
 @click.option("--resume", is_flag=True, help="Go on where the last run in the output folder stopped.")
 @click.option(
     "-o",
