@@ -1,7 +1,7 @@
 """Names of what may be in a photo, for when there is no reliable sentence: "perhaps: espresso, cup".
 
 A linear layer over what the encoder hands to the decoder, fitted by `kiloword label` to say what an image
-classifier says. It is one small file of the bundle and costs a tenth of a millisecond a photo.
+classifier says. It is one small file of the bundle and costs a quarter of a millisecond a photo.
 """
 
 from __future__ import annotations
