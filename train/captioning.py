@@ -97,12 +97,7 @@ class CaptionTask:
         batch = self.plan.batch(number)
         self.model.train(not self.objectives.samples)
         tokens = torch.from_numpy(batch.token_ids).to(self.device)
-        pixels = None
-        if self.photos.hidden is None:
-            pixels = self.photos.varied(batch.rows, batch.views, self.device)
-            features = self.model.encoder(pixels)
-        else:
-            features = self.photos.features(self.model.encoder, batch.rows, batch.views)
+        features, pixels = self.photos.features_and_pixels(self.model.encoder, batch.rows, batch.views)
         term = self.objectives(Seen(self.model, features, batch.rows, tokens, pixels))
         return StepResult(term.loss, len(batch.rows), term.facts, term.weight)
 

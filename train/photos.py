@@ -72,11 +72,18 @@ class Photos:
         Returns:
             (B, tokens, width) float, on the encoder's device.
         """
+        return self.features_and_pixels(encoder, rows, views)[0]
+
+    def features_and_pixels(
+        self, encoder: Encoder, rows: NDArray[np.int64], views: NDArray[np.int64]
+    ) -> tuple[Tensor, Tensor | None]:
+        """As `features`; and the pixels that the encoder saw, or None where frozen blocks were cached."""
         device = device_of(encoder)
         if self.hidden is not None:
             hidden = torch.from_numpy(self.hidden[views, rows])
-            return encoder.forward_from(hidden.to(device, torch.float32), self.block)
-        return encoder(self.varied(rows, views, device))  # type: ignore[no-any-return]
+            return encoder.forward_from(hidden.to(device, torch.float32), self.block), None
+        pixels = self.varied(rows, views, device)
+        return encoder(pixels), pixels
 
     def varied(self, rows: NDArray[np.int64], views: NDArray[np.int64], device: torch.device) -> Tensor:
         """Photos with fresh augmentation, by torch's generator; arguments as for `features`.
