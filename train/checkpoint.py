@@ -99,9 +99,8 @@ def load_class_head(model: CaptionModel, path: Path) -> None:
     Raises:
         ConfigError: there is none in the file, or it has other sizes.
     """
-    if model.concepts is None:
-        raise ValueError("the model has no concepts")
-    head = model.concepts.head.state_dict()
+    classifier = model.taught_concepts().head
+    head = classifier.state_dict()
     with safe_open(path, "pt") as file:
         given = set(file.keys())
         found = {name: file.get_tensor(f"head.{name}") for name in head if f"head.{name}" in given}
@@ -115,7 +114,7 @@ def load_class_head(model: CaptionModel, path: Path) -> None:
         raise ConfigError(
             problems, path=path, hint="concepts.words as many as the classifier has, or captions"
         )
-    model.concepts.head.load_state_dict(found)
+    classifier.load_state_dict(found)
 
 
 def training_facts(directory: Path) -> Mapping[str, Any]:

@@ -135,9 +135,7 @@ def draw_sentences(lessons: ConceptLessons, count: int, best: int, pad: int) -> 
 
 def told_context(model: CaptionModel, words: Tensor, known: Tensor) -> tuple[Tensor, ...]:
     """What the decoder reads where there are words and no picture: as `CaptionModel.context`."""
-    if model.concepts is None:
-        raise ValueError("the model has no concepts")
-    return model.decoder.image_context(model.concepts.told(words, known))
+    return model.decoder.image_context(model.taught_concepts().told(words, known))
 
 
 def read_lines(path: Path) -> list[str]:

@@ -150,17 +150,14 @@ def _contrastive(seen: Seen, ids: TokenIds) -> Term:
 
 def _concepts(seen: Seen, lessons: ConceptLessons) -> Term:
     """What the captions of each photo are about."""
-    if seen.model.concepts is None:
-        raise ValueError("the model has no concepts")
-    loss = concept_loss(seen.model.concepts, seen.features, [lessons.of_photos[row] for row in seen.rows])
+    concepts = seen.model.taught_concepts()
+    loss = concept_loss(concepts, seen.features, [lessons.of_photos[row] for row in seen.rows])
     return Term(loss, {"concepts": float(loss.detach())})
 
 
 def _sentences(seen: Seen, lessons: ConceptLessons, ids: TokenIds, label_smoothing: float) -> Term:
     """As many sentences as there are photos, written from their own words."""
-    if seen.model.concepts is None:
-        raise ValueError("the model has no concepts")
-    drawn = draw_sentences(lessons, len(seen.rows), seen.model.concepts.config.best, ids.pad)
+    drawn = draw_sentences(lessons, len(seen.rows), seen.model.taught_concepts().config.best, ids.pad)
     tokens, words, known = (item.to(seen.features.device) for item in drawn)
     hidden = seen.model.decoder.read(tokens[:, :-1], told_context(seen.model, words, known)).hidden
     loss = next_token_loss(seen.model.decoder, hidden, tokens[:, 1:], ids, label_smoothing)

@@ -37,6 +37,16 @@ class CaptionModel(nn.Module):
         )
         self.joint: JointSpace | None = None
 
+    def taught_concepts(self) -> Concepts:
+        """The concepts, for those who can do nothing without.
+
+        Raises:
+            ValueError: the recipe has none.
+        """
+        if self.concepts is None:
+            raise ValueError("the model has no concepts")
+        return self.concepts
+
     def encode(self, pixels: Tensor) -> Tensors:
         """uint8 pixels (B, height, width, 3) -> what the decoder needs of the image."""
         return self.context(self.encoder(pixels))
