@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,11 +39,18 @@ class Event:
 
 
 class Places:
-    """The bound on photos that are received, wait or are being captioned; used in the event loop only."""
+    """The bound on photos that are received, wait or are being captioned; used in the event loop only.
 
-    def __init__(self, service: CaptionService, most: int) -> None:
+    Args:
+        service: Knows when to ask again.
+        most: The bound.
+        on_change: Gets how many places are taken each time that this changes.
+    """
+
+    def __init__(self, service: CaptionService, most: int, on_change: Callable[[int], None]) -> None:
         self._service = service
         self._most = most
+        self._on_change = on_change
         self.taken = 0
 
     @contextmanager
@@ -60,11 +67,15 @@ class Places:
                 hint="ask again later",
                 headers={"Retry-After": str(self._service.retry_after_s())},
             )
-        self.taken += count
+        self._add(count)
         try:
             yield
         finally:
-            self.taken -= count
+            self._add(-count)
+
+    def _add(self, count: int) -> None:
+        self.taken += count
+        self._on_change(self.taken)
 
 
 class CaptionService:
@@ -84,7 +95,7 @@ class CaptionService:
         self._decoders = ThreadPoolExecutor(
             min(_MAX_DECODERS, available_cpus()), thread_name_prefix="kiloword-decode"
         )
-        self.places = Places(self, limits.max_waiting)
+        self.places = Places(self, limits.max_waiting, self._batcher.note_in_work)
         metrics.add_gauge("kiloword_photos_in_work", "Photos received or waiting.", lambda: self.places.taken)
         metrics.add_gauge(
             "kiloword_photos_ready", "Photos that wait for the model.", lambda: self._batcher.waiting
@@ -203,11 +214,7 @@ class CaptionService:
             events.put_nowait(Event("caption", {"index": index, **fields}))
 
     async def _run(self, upload: Upload, settings: SearchSettings, on_text: OnText | None) -> Caption:
-        self._batcher.announce(1)
-        try:
-            pixels = await asyncio.get_running_loop().run_in_executor(self._decoders, self._decode, upload)
-        finally:
-            self._batcher.announce(-1)
+        pixels = await asyncio.get_running_loop().run_in_executor(self._decoders, self._decode, upload)
         return await self._batcher.submit(pixels, settings, on_text)
 
     def _decode(self, upload: Upload) -> Any:
