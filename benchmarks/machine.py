@@ -1,7 +1,4 @@
-"""What a number was measured on, and the file that keeps both together.
-
-Nothing heavy is imported here: `cold_start` measures the memory of its children, which starts at its own.
-"""
+"""What a number was measured on, and the file that keeps both together."""
 
 from __future__ import annotations
 

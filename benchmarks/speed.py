@@ -8,11 +8,10 @@ not. The ratio of two variants is the median of their ratios on the same photo i
 from __future__ import annotations
 
 import itertools
-import random
 import statistics
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 
 from benchmarks.checkpoints import export_fp32, find_checkpoint
 from benchmarks.machine import REPOSITORY, pin_to_cpus, shown_path, summarize, write_result
+from kiloword.runtime.bench.timing import Sample, paired_ratio, take_turns
 from kiloword.runtime.bundle import Bundle, load_bundle
 from kiloword.runtime.captioner import Captioner
 from kiloword.runtime.images import load_image
@@ -46,13 +46,14 @@ class Variant:
     """What it takes on disk."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Timings:
-    """What one variant took in one case; one entry for each call."""
+    """What one variant took in one case."""
 
-    wall_ms: list[float] = field(default_factory=list)
-    cpu_ms: list[float] = field(default_factory=list)
-    tokens: list[TokenIds] = field(default_factory=list)
+    samples: Sequence[Sample]
+    """One for each call; of one photo."""
+    tokens: Sequence[TokenIds]
+    """Of each photo of each call."""
 
 
 def bundle_variant(bundle: Bundle, threads: int) -> Variant:
@@ -91,20 +92,18 @@ def measure(
     variants: Sequence[Variant], batches: Sequence[Pixels], settings: GenerationSettings
 ) -> dict[str, Timings]:
     """Let the variants take turns on every batch, in a new order each time."""
-    shuffler = random.Random(0)
-    for batch in batches[:WARM_UP_ROUNDS]:
-        for variant in variants:
-            variant.generate(batch, settings)
-    timings = {variant.name: Timings() for variant in variants}
-    for batch in batches:
-        for variant in shuffler.sample(variants, len(variants)):
-            timing = timings[variant.name]
-            wall, cpu = time.perf_counter(), time.process_time()
-            tokens = variant.generate(batch, settings)
-            timing.cpu_ms.append(1e3 * (time.process_time() - cpu) / len(batch))
-            timing.wall_ms.append(1e3 * (time.perf_counter() - wall) / len(batch))
-            timing.tokens.extend(tokens)
-    return timings
+    tokens: dict[str, list[TokenIds]] = {variant.name: [] for variant in variants}
+
+    def caption(variant: Variant, turn: int) -> float:
+        batch = batches[(turn - WARM_UP_ROUNDS) % len(batches)]
+        written = variant.generate(batch, settings)
+        if turn >= WARM_UP_ROUNDS:
+            tokens[variant.name].extend(written)
+        return len(batch)
+
+    calls = {variant.name: partial(caption, variant) for variant in variants}
+    taken = take_turns(calls, len(batches), WARM_UP_ROUNDS)
+    return {name: Timings(samples, tokens[name]) for name, samples in taken.items()}
 
 
 def rows_of(
@@ -120,12 +119,12 @@ def rows_of(
                 "variant": variant.name,
                 "num_beams": settings.num_beams,
                 "batch_size": batch_size,
-                "wall_ms": summarize(mine.wall_ms),
-                "cpu_ms": summarize(mine.cpu_ms),
+                "wall_ms": summarize([sample.wall_ms for sample in mine.samples]),
+                "cpu_ms": summarize([sample.cpu_ms for sample in mine.samples]),
                 "tokens_per_caption": round(statistics.fmean(map(len, mine.tokens)), 2),
                 "size_bytes": variant.size_bytes,
                 "times_as_fast_as": {
-                    name: ratio(other.wall_ms, mine.wall_ms) for name, other in others.items()
+                    name: paired_ratio(other.samples, mine.samples) for name, other in others.items()
                 },
                 "same_captions_as": {
                     name: agreement(other.tokens, mine.tokens) for name, other in others.items()
@@ -133,11 +132,6 @@ def rows_of(
             }
         )
     return rows
-
-
-def ratio(theirs: Sequence[float], mine: Sequence[float]) -> float:
-    """The median of paired ratios; more than 1 where mine is faster."""
-    return round(statistics.median(a / b for a, b in zip(theirs, mine, strict=True)), 3)
 
 
 def agreement(theirs: Sequence[TokenIds], mine: Sequence[TokenIds]) -> float:

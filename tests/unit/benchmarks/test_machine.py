@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.cold_start import start
 from benchmarks.machine import REPOSITORY, command_line, quantile, shown_path, summarize, write_result
-from benchmarks.speed import Variant, agreement, batches_of, measure, ratio
+from benchmarks.speed import Variant, agreement, batches_of, measure
 from kiloword.runtime.manifest import GenerationSettings
 
 np = pytest.importorskip("numpy")
@@ -23,11 +22,6 @@ def test_quantiles_are_nearest_rank() -> None:
     assert quantile(samples, 0.5) == 10.5
     assert quantile([3.0], 0.95) == 3
     assert summarize([3.0, 1.0, 2.0]) == {"median": 2.0, "p95": 3.0, "min": 1.0, "count": 3}
-
-
-def test_ratios_are_paired() -> None:
-    """One slow moment of the machine that meets both variants must not move the ratio: 2, 2 and 2."""
-    assert ratio([20.0, 2000.0, 22.0], [10.0, 1000.0, 11.0]) == 2
 
 
 def test_agreement_counts_equal_captions() -> None:
@@ -50,7 +44,7 @@ def test_every_variant_sees_every_batch() -> None:
     timings = measure([variant("a"), variant("b")], batches, GenerationSettings())
     assert [batch[:, 0].tolist() for batch in batches[:2]] == [[0, 1, 2], [3, 4, 0]]
     assert seen["a"] == seen["b"]
-    assert len(timings["a"].wall_ms) == len(timings["b"].cpu_ms) == 7
+    assert len(timings["a"].samples) == len(timings["b"].samples) == 7
     assert len(timings["a"].tokens) == 21
 
 
@@ -76,18 +70,3 @@ def test_results_name_no_path_of_this_machine(tmp_path: Path, monkeypatch: pytes
     assert result["command"] == expected
     assert result["machine"]["cpu_model"]
     assert result["versions"]["numpy"] == np.__version__
-
-
-def test_a_process_is_measured() -> None:
-    """An own process that sleeps 50 ms and holds 60 MB for a moment: at least that is found."""
-    script = "import time; held = b'x' * 60_000_000; time.sleep(0.05)"
-    process = start([sys.executable, "-c", script])
-    assert process.wall_ms > 50
-    # No upper limit: the peak counts this process too (see `start`), which may have loaded anything by now.
-    assert process.peak_rss_bytes > 60_000_000
-
-
-def test_a_process_that_fails_is_no_measurement() -> None:
-    """Its stderr says why."""
-    with pytest.raises(Exception, match="no such thing"):
-        start([sys.executable, "-c", "raise SystemExit('no such thing')"])

@@ -136,6 +136,23 @@ def test_large_photos(tmp_path: Path) -> None:
         assert photo.size == LARGE_SIZE
 
 
+def test_ratios_are_paired() -> None:
+    """One slow moment of the machine that meets both variants must not move the ratio: 2, 2 and 2."""
+    theirs = [Sample(ms, ms) for ms in (20.0, 2000.0, 22.0)]
+    mine = [Sample(ms, ms) for ms in (10.0, 1000.0, 11.0)]
+    assert paired_ratio(theirs, mine) == 2
+
+
+def test_a_start_takes_what_its_program_takes() -> None:
+    """A process that sleeps 50 ms takes at least that, but not of the processor."""
+    (found,) = measure_starts(
+        {"sleeper": [sys.executable, "-c", "import time; time.sleep(0.05)"]}, 2, cold=False
+    )
+    assert found.ms.least > 50
+    assert found.ms.cpu_median < found.ms.median
+    assert found.ms.count == 2
+
+
 def test_starts() -> None:
     """A process that holds 200 MB more is seen to; one that fails is an error with its last line."""
     small, large = [sys.executable, "-c", "pass"], [sys.executable, "-c", "bytearray(200_000_000)"]
