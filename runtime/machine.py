@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import platform
 import re
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 _ROOT = Path("/")
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 # How each is called in /proc/cpuinfo, and by numpy where there is no such file.
 _INSTRUCTIONS = {
@@ -127,24 +122,3 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
-
-
-@contextmanager
-def memory_given_back() -> Iterator[None]:
-    """While this lasts, what is freed goes back to the system at once, where the C library would keep it.
-
-    glibc keeps what onnxruntime frees while it reads a graph: a captioner of 280 MB held 480 MB from its load
-    on, with this 350 MB, and 400 MB at its peak. Afterwards glibc's limits are those that it comes to by
-    itself once large blocks have been freed.
-    """
-    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if libc is None or not hasattr(libc, "malloc_trim"):  # musl has none
-        yield
-        return
-    libc.mallopt(_M_MMAP_THRESHOLD, 128 << 10)
-    try:
-        yield
-    finally:
-        libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)
-        libc.mallopt(_M_TRIM_THRESHOLD, 64 << 20)
-        libc.malloc_trim(0)

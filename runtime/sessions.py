@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kiloword.runtime.allocator import memory_given_back
 from kiloword.runtime.attention import query_weights
 from kiloword.runtime.background import InBackground
 from kiloword.runtime.bundle import Bundle
 from kiloword.runtime.errors import BundleError, ConfigError, KilowordError, ProviderError
-from kiloword.runtime.machine import memory_given_back
 from kiloword.runtime.manifest import PAST_LENGTH_AXIS, STATE_ROLES, GraphSpec, TensorSpec
 from kiloword.runtime.threads import default_threads
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
-import sys
+
+from kiloword.runtime.allocator import (
+    M_ARENA_MAX,
+    M_MMAP_MAX,
+    M_TOP_PAD,
+    M_TRIM_THRESHOLD,
+    tell_allocator,
+)
 
 logger = logging.getLogger(__name__)
-
-# Parameter numbers of glibc's mallopt(3).
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
 
 
 def keep_freed_memory() -> bool:
@@ -22,13 +25,7 @@ def keep_freed_memory() -> bool:
     Returns:
         True where it took effect; False on systems without glibc, where nothing is changed.
     """
-    if not sys.platform.startswith("linux"):
-        return False
-    try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):  # musl has no mallopt
-        return False
-    settings = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: 2**31 - 1, _M_TOP_PAD: 2**28, _M_ARENA_MAX: 1}
-    done = all(mallopt(name, value) == 1 for name, value in settings.items())
+    settings = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 2**28, M_ARENA_MAX: 1}
+    done = tell_allocator(settings)
     logger.debug("glibc keeps freed memory: %s", done)
     return done

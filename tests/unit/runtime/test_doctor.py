@@ -9,8 +9,9 @@ import pytest
 
 from kiloword import Bundle, Captioner
 from kiloword.runtime import doctor
+from kiloword.runtime.allocator import memory_given_back
 from kiloword.runtime.doctor import LeakCheck, Speed, check_leak, diagnose, tune
-from kiloword.runtime.machine import memory_bytes, memory_given_back, memory_limit_bytes, processor
+from kiloword.runtime.machine import memory_bytes, memory_limit_bytes, processor
 from kiloword.runtime.provider_trial import made_picture, try_provider
 from tests.bundles import Kind
 
