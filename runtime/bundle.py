@@ -29,8 +29,8 @@ from kiloword.runtime.manifest import (
     Manifest,
     TensorSpec,
     TokenSpec,
-    check,
 )
+from kiloword.runtime.manifest_check import check
 from kiloword.runtime.schema import read_record
 
 __all__ = [

@@ -12,7 +12,8 @@ import pytest
 
 from kiloword import Bundle, BundleError, Captioner, load_bundle
 from kiloword.runtime.bundle import DEFAULT_BUNDLE, loading_bundle, read_manifest, write_manifest
-from kiloword.runtime.manifest import Manifest, is_plain_name
+from kiloword.runtime.manifest import Manifest
+from kiloword.runtime.manifest_check import is_plain_name
 
 
 def edit(bundle: Bundle, change: Callable[[dict[str, Any]], Any]) -> None:
