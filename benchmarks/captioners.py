@@ -30,7 +30,8 @@ from kiloword.runtime.outputs import write_atomically
 from kiloword.runtime.sessions import load_sessions
 from kiloword.train.datasets import CaptionRecord, load_records
 from kiloword.train.evaluation import evaluate
-from kiloword.train.recipe import Recipe, load_recipe
+from kiloword.train.recipe import Recipe
+from kiloword.train.recipe_file import load_recipe
 
 RECIPES = (
     "table_show_tell",

@@ -22,7 +22,8 @@ from benchmarks.machine import REPOSITORY, write_result
 from benchmarks.quality import DATA
 from kiloword.runtime.errors import KilowordError
 from kiloword.runtime.outputs import write_atomically
-from kiloword.train.recipe import Recipe, load_recipe
+from kiloword.train.recipe import Recipe
+from kiloword.train.recipe_file import load_recipe
 
 WORK = REPOSITORY / "build" / "ideas"
 BASELINE = "baseline"

@@ -23,7 +23,7 @@ from kiloword.train.boxes import read_boxes
 from kiloword.train.datasets import load_records
 from kiloword.train.loop import train
 from kiloword.train.pointing import Pointed, point, score_pointing
-from kiloword.train.recipe import load_recipe
+from kiloword.train.recipe_file import load_recipe
 from kiloword.train.scenes import BOXES_FILE, write_scenes
 
 SPLITS = {"train": 3000, "dev": 300, "test": 200}

@@ -47,7 +47,7 @@ def pack(recipe: str, output: Path, overrides: tuple[str, ...], part_mib: int) -
     """
     log_at_least_info()
     with needs_extra("train"):
-        from kiloword.train.recipe import load_recipe
+        from kiloword.train.recipe_file import load_recipe
 
         plan = load_recipe(recipe, overrides)
         from kiloword.train.packed import pack as write_packed

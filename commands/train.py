@@ -37,7 +37,7 @@ def train(recipe: str, overrides: tuple[str, ...], resume: bool, output: str | N
     """Train a captioner by a recipe."""
     log_at_least_info()
     with needs_extra("train"):
-        from kiloword.train.recipe import load_recipe
+        from kiloword.train.recipe_file import load_recipe
 
         plan = load_recipe(recipe, overrides)  # a mistake in it is said before torch's seconds of import
         from kiloword.train.loop import train as run_training

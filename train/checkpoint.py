@@ -28,7 +28,8 @@ from kiloword.train.models.classifier import Classifier
 from kiloword.train.models.decoder import Decoder
 from kiloword.train.models.joint import JointSpace
 from kiloword.train.models.positions import interpolate_positions
-from kiloword.train.recipe import Recipe, recipe_from_table
+from kiloword.train.recipe import Recipe
+from kiloword.train.recipe_file import recipe_from_table
 
 FORMAT_VERSION = 1
 MODEL_FILE, FACTS_FILE, TOKENIZER_FILE = "model.safetensors", "checkpoint.json", "tokenizer.json"

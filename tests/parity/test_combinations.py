@@ -35,7 +35,7 @@ from kiloword.train.models import registry
 from kiloword.train.models.captioner import CaptionModel
 from kiloword.train.models.registry import DECODERS, ENCODERS
 from kiloword.train.progress import Progress
-from kiloword.train.recipe import recipe_from_table
+from kiloword.train.recipe_file import recipe_from_table
 from kiloword.train.validation import TorchDecoder
 from tests.checkpoints import FORCED
 from tests.shapes import SIZE, make_shapes, tiny_recipe

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 pytest.importorskip("torch")
 
 from benchmarks import ideas
-from kiloword.train.recipe import load_recipe
+from kiloword.train.recipe_file import load_recipe
 from tests.shapes import make_shapes
 
 

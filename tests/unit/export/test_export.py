@@ -31,7 +31,8 @@ from kiloword.runtime.errors import ConfigError, ExportError, ParityError  # noq
 from kiloword.runtime.manifest import GraphSpec  # noqa: E402
 from kiloword.train.checkpoint import CheckpointError, load_checkpoint  # noqa: E402
 from kiloword.train.models.transformer import TransformerConfig  # noqa: E402
-from kiloword.train.recipe import DataSet, recipe_from_table  # noqa: E402
+from kiloword.train.recipe import DataSet  # noqa: E402
+from kiloword.train.recipe_file import recipe_from_table  # noqa: E402
 from tests.checkpoints import FORCED, RECIPE, TinyExport, make_tiny_checkpoint  # noqa: E402
 
 Damage = Callable[[onnx.ModelProto], None]

@@ -26,7 +26,8 @@ from kiloword.train.checkpoint import (
     save_resume,
 )
 from kiloword.train.models.captioner import CaptionModel
-from kiloword.train.recipe import Recipe, recipe_from_table
+from kiloword.train.recipe import Recipe
+from kiloword.train.recipe_file import recipe_from_table
 from kiloword.train.tokenizers import train_word_tokenizer
 from tests.shapes import tiny_recipe
 

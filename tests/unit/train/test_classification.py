@@ -24,7 +24,7 @@ from kiloword.train.checkpoint import CheckpointError, load_checkpoint
 from kiloword.train.journal import read_journal
 from kiloword.train.labels import load_labelled
 from kiloword.train.loop import train
-from kiloword.train.recipe import recipe_from_table
+from kiloword.train.recipe_file import recipe_from_table
 from tests.shapes import COLOURS, SHAPES, draw_shape, make_shapes, tiny_recipe
 from tests.unit.train.test_loop import StopAt
 

@@ -31,7 +31,7 @@ from kiloword.train.models.concepts import Concepts, ConceptsConfig
 from kiloword.train.models.encoder import FeatureShape
 from kiloword.train.models.transformer import TransformerConfig
 from kiloword.train.models.vit import VitConfig
-from kiloword.train.recipe import recipe_from_table
+from kiloword.train.recipe_file import recipe_from_table
 from kiloword.train.tokenizers import train_word_tokenizer
 from kiloword.train.validation import TorchDecoder
 from tests.shapes import make_shapes, tiny_recipe

@@ -20,7 +20,7 @@ from kiloword.train.contrastive import info_nce, no_counterexamples, recall, sen
 from kiloword.train.journal import read_journal
 from kiloword.train.loop import train
 from kiloword.train.models.registry import DECODERS
-from kiloword.train.recipe import recipe_from_table
+from kiloword.train.recipe_file import recipe_from_table
 from tests.shapes import make_shapes, tiny_recipe
 
 IDS = TokenIds(pad=0, bos=1, eos=2, unk=3)

@@ -18,7 +18,7 @@ from kiloword.train.models.registry import DECODERS
 from kiloword.train.models.show_attend_tell import ShowAttendTell, ShowAttendTellConfig
 from kiloword.train.models.show_tell import ShowTellConfig
 from kiloword.train.models.transformer import TransformerConfig
-from kiloword.train.recipe import load_recipe
+from kiloword.train.recipe_file import load_recipe
 
 IMAGE = FeatureShape(12, 2, 3, leading=1)
 VOCABULARY = 11

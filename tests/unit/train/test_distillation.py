@@ -17,7 +17,7 @@ from kiloword.train.distillation import UntouchedEncoder, class_divergence
 from kiloword.train.journal import read_journal
 from kiloword.train.loop import train
 from kiloword.train.models.vit import VisionTransformer, VitConfig
-from kiloword.train.recipe import recipe_from_table
+from kiloword.train.recipe_file import recipe_from_table
 from tests.shapes import make_shapes, tiny_recipe
 
 CLASSES = 7

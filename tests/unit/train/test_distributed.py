@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from kiloword.runtime.errors import ConfigError
-from kiloword.train.recipe import recipe_from_table
+from kiloword.train.recipe_file import recipe_from_table
 from tests.shapes import make_shapes, tiny_recipe
 
 torch = pytest.importorskip("torch")
@@ -32,7 +32,7 @@ CHILD = """
 import json, sys
 from pathlib import Path
 from kiloword.train.loop import train
-from kiloword.train.recipe import recipe_from_table
+from kiloword.train.recipe_file import recipe_from_table
 
 recipe = recipe_from_table(json.loads(Path(sys.argv[1]).read_text()))
 train(recipe, Path(sys.argv[2]), resume=len(sys.argv) > 3)

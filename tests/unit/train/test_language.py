@@ -23,7 +23,8 @@ from kiloword.train.checkpoint import CheckpointError, load_checkpoint
 from kiloword.train.journal import read_journal
 from kiloword.train.language import LanguageTask
 from kiloword.train.loop import train
-from kiloword.train.recipe import Recipe, recipe_from_table
+from kiloword.train.recipe import Recipe
+from kiloword.train.recipe_file import recipe_from_table
 from tests.shapes import COLOURS, SHAPES, make_shapes, tiny_recipe
 from tests.unit.train.test_loop import StopAt
 

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from kiloword.runtime.errors import ConfigError, ImageError, KilowordError
-from kiloword.train.recipe import Recipe, recipe_from_table
+from kiloword.train.recipe import Recipe
+from kiloword.train.recipe_file import recipe_from_table
 from tests.shapes import make_shapes, tiny_recipe
 
 pytest.importorskip("torch")
@@ -38,7 +39,7 @@ import json, sys
 from pathlib import Path
 from kiloword.train.loop import train
 from kiloword.train.progress import Progress
-from kiloword.train.recipe import recipe_from_table
+from kiloword.train.recipe_file import recipe_from_table
 
 class Told(Progress):
     def step(self, stage, done, total, loss, photos_per_second):

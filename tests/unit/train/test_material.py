@@ -11,7 +11,8 @@ pytest.importorskip("torch")
 
 from kiloword.runtime.errors import ConfigError
 from kiloword.train.material import Material, load_material, validation_names
-from kiloword.train.recipe import DataSet, recipe_from_table
+from kiloword.train.recipe import DataSet
+from kiloword.train.recipe_file import recipe_from_table
 from tests.shapes import make_shapes, tiny_recipe
 
 

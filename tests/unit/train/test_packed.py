@@ -24,7 +24,8 @@ from kiloword.train.checkpoint import load_checkpoint
 from kiloword.train.loop import train
 from kiloword.train.material import load_captions
 from kiloword.train.packed import pack, unpacked
-from kiloword.train.recipe import DataRecipe, DataSet, load_recipe, recipe_from_table
+from kiloword.train.recipe import DataRecipe, DataSet
+from kiloword.train.recipe_file import load_recipe, recipe_from_table
 from tests.shapes import make_shapes, tiny_recipe
 
 
@@ -155,7 +156,7 @@ import json, sys
 from pathlib import Path
 from kiloword.train.loop import train
 from kiloword.train.progress import Progress
-from kiloword.train.recipe import recipe_from_table
+from kiloword.train.recipe_file import recipe_from_table
 
 class Told(Progress):
     def step(self, stage, done, total, loss, photos_per_second):

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from kiloword.runtime.errors import ConfigError
-from kiloword.train.recipe import Recipe, load_recipe, recipe_from_table
+from kiloword.train.recipe import Recipe
+from kiloword.train.recipe_file import load_recipe, recipe_from_table
 from tests.shapes import tiny_recipe
 
 GOOD = """

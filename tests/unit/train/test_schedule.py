@@ -13,7 +13,8 @@ pytest.importorskip("torch")
 from kiloword.train.checkpoint import build_model
 from kiloword.train.models.captioner import CaptionModel
 from kiloword.train.models.vit import VitConfig
-from kiloword.train.recipe import OptimizerRecipe, Stage, recipe_from_table
+from kiloword.train.recipe import OptimizerRecipe, Stage
+from kiloword.train.recipe_file import recipe_from_table
 from kiloword.train.schedule import make_optimizer, peak_rate, rate_factor, rate_on_time, share_done
 from tests.shapes import tiny_recipe
 

@@ -17,7 +17,8 @@ from kiloword.train.models.captioner import CaptionModel
 from kiloword.train.models.transformer import TransformerConfig
 from kiloword.train.models.vit import VitConfig
 from kiloword.train.objectives import Seen, caption_loss, objectives_of
-from kiloword.train.recipe import Stage, recipe_from_table
+from kiloword.train.recipe import Stage
+from kiloword.train.recipe_file import recipe_from_table
 from kiloword.train.self_critical import CaptionReward, repetitions, sample_captions, self_critical_loss
 from tests.shapes import make_shapes, tiny_recipe
 
