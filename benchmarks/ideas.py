@@ -54,6 +54,8 @@ class Idea:
     """Whether it keeps the vocabulary of a language model that read the sentences."""
     starts: bool = False
     """Whether it also starts from that model's weights."""
+    taught: bool = False
+    """Whether the captioner in the package, which is larger, adds its caption to people's of each photo."""
 
 
 _CONCEPTS = ("concepts.words=400", "concepts.best=8", "stages.0.concepts=1.0")
@@ -87,6 +89,7 @@ IDEAS = (
     Idea("baseline, seed 3", ("seed=3",)),
     Idea("end to end afterwards", (_END_TO_END.format(distillation=0.0),)),
     Idea("end to end, distilled", (_END_TO_END.format(distillation=0.5),)),
+    Idea("taught by a larger captioner", taught=True),
 )
 
 
@@ -122,11 +125,37 @@ def _trained(idea: Idea, overrides: Sequence[str], data: Path, work: Path) -> Pa
         model = _run(load_recipe("language", [*places, *_SENTENCES]), work / _key("language", *_SENTENCES))
         changes += [f"tokenizer.checkpoint={json.dumps(str(model))}"]
         changes += [f"start={json.dumps(str(model))}"] if idea.starts else []
+    if idea.taught:
+        changes += _taught(load_recipe("ideas", [*places, *changes]), work / "taught")
     return _run(load_recipe("ideas", [*places, *changes]), work / _key("ideas", *_choices(idea, overrides)))
 
 
+def _taught(recipe: Recipe, folder: Path) -> list[str]:
+    """Distillation by sequences: data sets with one caption more of each photo, that of the larger model.
+
+    Source: Kim and Rush, arXiv 1606.07947.
+    """
+    from kiloword import Captioner
+    from kiloword.train.material import load_captions
+
+    tables = []
+    with Captioner.load() as teacher:
+        for number, item in enumerate(recipe.data.train):
+            records, _ = load_captions(item, recipe.data)
+            captions = teacher.caption_many([record.image for record in records])
+            table = folder / str(number) / "captions.jsonl"
+            table.parent.mkdir(parents=True, exist_ok=True)
+            with write_atomically(table) as file:
+                for record, caption in zip(records, captions, strict=True):
+                    texts = [*record.captions, caption.text]
+                    file.write(json.dumps({"image": str(record.image.resolve()), "captions": texts}) + "\n")
+            tables.append(f"{{source={json.dumps(str(table.parent))}}}")
+    return [f"data.train=[{', '.join(tables)}]"]
+
+
 def _choices(idea: Idea, overrides: Sequence[str]) -> tuple[object, ...]:
-    return tuple(overrides), idea.changes, idea.vocabulary, idea.starts
+    # Keys that came later count only where they are set, or what was finished before would be done again.
+    return tuple(overrides), idea.changes, idea.vocabulary, idea.starts, *(["taught"] if idea.taught else [])
 
 
 def _run(recipe: Recipe, folder: Path) -> Path:

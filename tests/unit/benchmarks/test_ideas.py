@@ -11,6 +11,8 @@ from click.testing import CliRunner
 pytest.importorskip("torch")
 
 from benchmarks import ideas
+from kiloword import Captioner
+from kiloword.train.material import load_captions
 from kiloword.train.recipe_file import load_recipe
 from tests.shapes import make_shapes
 
@@ -18,7 +20,7 @@ from tests.shapes import make_shapes
 @pytest.mark.parametrize("idea", ideas.IDEAS, ids=lambda idea: idea.name)
 def test_every_idea_is_a_recipe_that_differs_from_the_baseline(idea: ideas.Idea) -> None:
     recipe = load_recipe("ideas", idea.changes)
-    differs = recipe != load_recipe("ideas") or idea.vocabulary
+    differs = recipe != load_recipe("ideas") or idea.vocabulary or idea.taught
     assert differs == (idea.name != ideas.BASELINE)
 
 
@@ -62,6 +64,18 @@ def test_a_run_trains_once_and_writes_its_rows(tmp_path: Path) -> None:
     again = CliRunner().invoke(ideas.main, [*arguments, "--finished"])
     assert again.exit_code == 0, again.output
     assert json.loads(output.read_text())["measurements"] == rows
+
+
+def test_a_teacher_adds_its_caption_to_those_of_people(tmp_path: Path) -> None:
+    make_shapes(tmp_path / "shapes")
+    recipe = load_recipe("ideas", [f"data.root={tmp_path}", 'data.train=[{source="shapes", split="train"}]'])
+    change = ideas._taught(recipe, tmp_path / "taught")
+    before, _ = load_captions(recipe.data.train[0], recipe.data)
+    after, _ = load_captions(load_recipe("ideas", change).data.train[0], recipe.data)
+    assert [record.image.resolve() for record in after] == [record.image.resolve() for record in before]
+    assert [record.captions[:-1] for record in after] == [record.captions for record in before]
+    with Captioner.load() as teacher:
+        assert after[3].captions[-1] == teacher.caption(before[3].image).text
 
 
 def test_an_idea_that_nobody_had_is_misuse() -> None:
