@@ -22,6 +22,7 @@ PARTS = {
     "install_size": [],
     "counted_work": [],
     "cold_start": ["--runs", "3"],
+    "browser": ["--count", "8"],
     "quality": [],
 }
 """Benchmarks, and what makes each quick; `growth` needs a folder and is apart."""
