@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 from pathlib import Path
-from types import ModuleType
 
 import click
 import pytest
@@ -17,24 +15,15 @@ from kiloword.commands.common import PROVIDERS
 from kiloword.runtime.outputs import FORMATS
 from kiloword.runtime.sessions import AUTO
 from kiloword.runtime.sessions import PROVIDERS as SESSION_PROVIDERS
+from tests.docs_scripts import load_docs_script
 
 COMMANDS = sorted(main.commands)
-
-
-def load_generator(repository: Path) -> ModuleType:
-    """docs/ is no package, so the script is loaded from its file."""
-    spec = importlib.util.spec_from_file_location("cli_reference", repository / "docs" / "cli_reference.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_reference_is_current(repository: Path) -> None:
     """Run `python docs/cli_reference.py > docs/CLI.md` when this fails."""
     written = (repository / "docs" / "CLI.md").read_text(encoding="utf-8")
-    assert written == load_generator(repository).reference()
+    assert written == load_docs_script("cli_reference").reference()
 
 
 @pytest.mark.parametrize("name", COMMANDS)
