@@ -9,9 +9,8 @@ Other layouts, other fonts (matplotlib's instead of Pillow's), other colours and
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 from numpy.random import Generator
@@ -34,9 +33,8 @@ from benchmarks.screens import (
     to_image,
     web_page,
 )
-from kiloword.train.nonphotos import Nonphoto, draw_colour, draw_words, recompress
-
-Maker: TypeAlias = Callable[[Generator], Image.Image]
+from kiloword.train import nonphotos
+from kiloword.train.nonphotos import Maker, Nonphoto, draw_colour, draw_words
 
 SEED = 20_240
 
@@ -48,11 +46,7 @@ def make_nonphotos(count: int, seed: int = SEED) -> Iterator[Nonphoto]:
         count: How many.
         seed: Another one makes other pictures.
     """
-    kinds = tuple(_MAKERS.items())
-    for index in range(count):
-        random = np.random.default_rng((seed, index))
-        kind, maker = kinds[index % len(kinds)]
-        yield Nonphoto(kind, recompress(maker(random), random))
+    return nonphotos.make_nonphotos(count, seed, _MAKERS)
 
 
 def _vignette(random: Generator) -> Image.Image:

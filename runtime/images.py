@@ -10,6 +10,8 @@ from __future__ import annotations
 import io
 import os
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Union
@@ -144,13 +146,15 @@ def _as_path(source: str | os.PathLike[str]) -> Path:
         raise ImageError("is no image source", expected=expected, found=type(source).__name__) from error
 
 
-def _open_file(path: Path) -> BinaryIO:
+@contextmanager
+def told_as_image_errors(path: str | Path) -> Iterator[None]:
+    """Turn what goes wrong while a photo's file is opened and read into errors that name it.
+
+    Raises:
+        ImageError: It is missing, a folder, or cannot be read.
+    """
     try:
-        stream = path.open("rb")
-        if stream.seekable():
-            return stream
-        with stream:  # a pipe, as in `kiloword caption <(...)`, where decoders cannot jump back and forth
-            return io.BytesIO(stream.read())
+        yield
     except FileNotFoundError as error:
         raise ImageError("there is no such file", path=path) from error
     except IsADirectoryError as error:
@@ -159,6 +163,15 @@ def _open_file(path: Path) -> BinaryIO:
     except (OSError, ValueError) as error:  # ValueError: a path with a null byte
         found = getattr(error, "strerror", None) or str(error)
         raise ImageError("cannot be read", path=path, found=found) from error
+
+
+def _open_file(path: Path) -> BinaryIO:
+    with told_as_image_errors(path):
+        stream = path.open("rb")
+        if stream.seekable():
+            return stream
+        with stream:  # a pipe, as in `kiloword caption <(...)`, where decoders cannot jump back and forth
+            return io.BytesIO(stream.read())
 
 
 def _read(stream: BinaryIO, spec: ImageSpec, pixel_limit: int, path: Path | None, salvages: bool) -> Photo:

@@ -325,10 +325,7 @@ def write_new(target: Path, content: bytes) -> None:
     """
     temporary = _temporary_beside(target)
     try:
-        with temporary.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
+        _write_synced(temporary, content)
         _rename_to_new(temporary, target)
         sync_folder(target.parent)
     finally:
@@ -343,14 +340,18 @@ def replace_file(target: Path, content: bytes) -> None:
     """
     temporary = _temporary_beside(target)
     try:
-        with temporary.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
+        _write_synced(temporary, content)
         temporary.replace(target)
         sync_folder(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _write_synced(path: Path, content: bytes) -> None:
+    with path.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def sync_folder(folder: Path) -> None:

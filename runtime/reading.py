@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from kiloword.runtime.errors import ImageError
 from kiloword.runtime.hashing import content_hash, new_hasher
-from kiloword.runtime.images import Photo, load_photo
+from kiloword.runtime.images import Photo, load_photo, told_as_image_errors
 from kiloword.runtime.shards import PackedPhoto
 
 if TYPE_CHECKING:
@@ -92,23 +92,14 @@ def _stat_of_shard(photo: PackedPhoto) -> os.stat_result | None:
 def _read_once(path: str) -> PhotoFile | None:
     """Read a file; None if it changed meanwhile."""
     data: bytes | None
-    try:
-        with open(path, "rb") as stream:
-            before = os.fstat(stream.fileno())
-            if not stat.S_ISREG(before.st_mode):
-                # A pipe, as in `kiloword caption <(...)`, gives what it has but once.
-                piped = stream.read()
-                return PhotoFile(path, content_hash(piped), None, piped)
-            data, content = _hash(stream, before.st_size)
-            after = os.fstat(stream.fileno())
-    except FileNotFoundError as error:
-        raise ImageError("there is no such file", path=path) from error
-    except IsADirectoryError as error:
-        hint = f"kiloword caption {path}"
-        raise ImageError("is a folder", path=path, expected="a picture", hint=hint) from error
-    except (OSError, ValueError) as error:  # ValueError: a path with a null byte
-        found = getattr(error, "strerror", None) or str(error)
-        raise ImageError("cannot be read", path=path, found=found) from error
+    with told_as_image_errors(path), open(path, "rb") as stream:
+        before = os.fstat(stream.fileno())
+        if not stat.S_ISREG(before.st_mode):
+            # A pipe, as in `kiloword caption <(...)`, gives what it has but once.
+            piped = stream.read()
+            return PhotoFile(path, content_hash(piped), None, piped)
+        data, content = _hash(stream, before.st_size)
+        after = os.fstat(stream.fileno())
     return PhotoFile(path, content, after, data) if _same(before, after) else None
 
 

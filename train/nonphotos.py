@@ -7,7 +7,7 @@ A captioner must not describe them. `kiloword calibrate` learns from these what 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -37,14 +37,17 @@ class Nonphoto:
     """RGB, of a size that such pictures have."""
 
 
-def make_nonphotos(count: int, seed: int = 0) -> Iterator[Nonphoto]:
+def make_nonphotos(
+    count: int, seed: int = 0, makers: Mapping[str, Maker] | None = None
+) -> Iterator[Nonphoto]:
     """Make pictures of all kinds in turns; the same each time.
 
     Args:
         count: How many.
         seed: Another one makes other pictures.
+        makers: What makes each kind; None for those of this file.
     """
-    kinds = tuple(_MAKERS.items())
+    kinds = tuple((_MAKERS if makers is None else makers).items())
     for index in range(count):
         random = np.random.default_rng((seed, index))
         kind, maker = kinds[index % len(kinds)]
