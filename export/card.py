@@ -66,6 +66,7 @@ def _model(recipe: Recipe, training: Mapping[str, Any], generation: GenerationSe
     return (
         f"Encoder: {encoder.describe()}{start}.",
         f"Decoder: {decoder.describe()}, {training.get('vocabulary', '?')} tokens ({recipe.tokenizer.kind}).",
+        *([f"Concepts: {recipe.concepts.describe()}."] if recipe.concepts else []),
         f"Defaults: {generation.num_beams} beams, at most {generation.max_new_tokens} tokens, "
         f"length penalty {generation.length_penalty}.",
     )
@@ -78,6 +79,7 @@ def _training(recipe: Recipe, training: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         f"{photos} photos with {captions} captions: {sources}. {recipe.data.licence}".rstrip(),
         *([f"Went on from the checkpoint `{recipe.start}`."] if recipe.start else []),
+        *([f"Took the encoder of the checkpoint `{recipe.start_encoder}`."] if recipe.start_encoder else []),
         f'Best after pass {training.get("passes", "?")} of the stage "{training.get("stage", "?")}", '
         f"{training.get('training_seconds', 0) / 60:.0f} minutes of training in this run.",
         f"Validation CIDEr (greedy, own tokenizer): {scores or 'not measured'}.",

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import Any, overload
 
 from kiloword.train.checkpoint import Checkpoint
 from kiloword.train.recipe import DataRecipe, DataSet, Recipe
@@ -43,22 +43,34 @@ def without_places(recipe: Recipe) -> Recipe:
         root=default.root,
         cache=default.cache,
     )
-    weights = recipe.encoder.weights
-    encoder = replace(recipe.encoder, weights=None if weights is None else _inside(weights))
-    return replace(recipe, data=data, encoder=encoder)
+    concepts = recipe.concepts
+    return replace(
+        recipe,
+        data=data,
+        encoder=replace(recipe.encoder, weights=_inside(recipe.encoder.weights)),
+        tokenizer=replace(recipe.tokenizer, checkpoint=_inside(recipe.tokenizer.checkpoint)),
+        concepts=None if concepts is None else replace(concepts, sentences=_inside(concepts.sentences)),
+        start=_inside(recipe.start),
+        start_encoder=_inside(recipe.start_encoder),
+    )
 
 
 def _data_set_without_places(item: DataSet) -> DataSet:
-    images = None if item.images is None else _inside(item.images)
-    return replace(item, source=_inside(item.source), images=images)
+    return replace(item, source=_inside(item.source), images=_inside(item.images))
 
 
-def _inside(path: str) -> str:
+@overload
+def _inside(path: str) -> str: ...
+@overload
+def _inside(path: None) -> None: ...
+def _inside(path: str | None) -> str | None:
     """The path, if it is relative and stays below where it starts; else its last part.
 
     >>> _inside("coco/captions_train.json"), _inside("/home/anna/coco.json")
     ('coco/captions_train.json', 'coco.json')
     """
+    if path is None:
+        return None
     # A checkpoint may be exported on another system than it was trained on, so both kinds are looked for.
     windows = PureWindowsPath(path)
     if PurePosixPath(path).is_absolute() or windows.anchor or ".." in windows.parts or path.startswith("~"):

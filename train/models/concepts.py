@@ -35,6 +35,11 @@ class ConceptsConfig:
     sentences: str | None = None
     """Text file with a sentence a line, relative to ``data.root``, for stages with ``sentences``."""
 
+    def describe(self) -> str:
+        """In words, for a card."""
+        source = "of the captions" if self.source == "captions" else "of the encoder's classifier"
+        return f"the decoder is told the {self.best} likeliest of {self.words} words {source}"
+
     def problems(self) -> list[str]:
         """Values that make no sense."""
         found = too_small(self, 1, "words", "best")

@@ -30,6 +30,7 @@ from kiloword.export.provenance import git_commit, without_places  # noqa: E402
 from kiloword.runtime.errors import ConfigError, ExportError, ParityError  # noqa: E402
 from kiloword.runtime.manifest import GraphSpec  # noqa: E402
 from kiloword.train.checkpoint import CheckpointError, load_checkpoint  # noqa: E402
+from kiloword.train.models.concepts import ConceptsConfig  # noqa: E402
 from kiloword.train.models.transformer import TransformerConfig  # noqa: E402
 from kiloword.train.recipe import DataSet  # noqa: E402
 from kiloword.train.recipe_file import recipe_from_table  # noqa: E402
@@ -297,7 +298,14 @@ def test_a_bundle_does_not_tell_whose_machine_it_was(quick: Callable[[Damage], N
         cache=f"{home}/cache",
     )
     encoder = replace(RECIPE.encoder, weights=f"{home}/vit_tiny.safetensors")
-    recipe = replace(RECIPE, data=data, encoder=encoder)
+    recipe = replace(
+        RECIPE,
+        data=data,
+        encoder=encoder,
+        tokenizer=replace(RECIPE.tokenizer, checkpoint=f"{home}/runs/language"),
+        start=f"{home}/runs/language",
+        start_encoder="runs/eyes/best",
+    )
     checkpoint = make_tiny_checkpoint(tmp_path / "checkpoint", recipe=recipe)
     (bundle,) = export_bundle(checkpoint, tmp_path / "out")
     for path in bundle.iterdir():
@@ -308,7 +316,18 @@ def test_a_bundle_does_not_tell_whose_machine_it_was(quick: Callable[[Damage], N
     assert [item["source"] for item in recorded["data"]["validation"]] == ["dev.json", "dev2.json"]
     assert recorded["encoder"]["weights"] == "vit_tiny.safetensors"
     assert recipe_from_table(recorded) == without_places(recipe)
-    assert "coco/captions.json, flickr8k" in (bundle / "CARD.md").read_text(encoding="utf-8")
+    card = (bundle / "CARD.md").read_text(encoding="utf-8")
+    assert "coco/captions.json, flickr8k" in card
+    assert "from the checkpoint `language`" in card
+    assert "the encoder of the checkpoint `runs/eyes/best`" in card
+
+
+@pytest.mark.parametrize(
+    ("sentences", "kept"), [("text/coco.txt", "text/coco.txt"), ("~anna-secret/text.txt", "text.txt")]
+)
+def test_sentences_are_named_without_their_place(sentences: str, kept: str) -> None:
+    recipe = without_places(replace(RECIPE, concepts=ConceptsConfig(sentences=sentences)))
+    assert recipe.concepts == ConceptsConfig(sentences=kept)
 
 
 def test_provenance_names_code_weights_and_versions(tiny_export: TinyExport) -> None:

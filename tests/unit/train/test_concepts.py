@@ -156,6 +156,7 @@ def test_a_run_learns_concepts_exports_them_and_captions_as_torch_does(root: Pat
     assert "circle" in loaded.training["concepts"]
     assert loaded.training["sentences"] == 3
     (bundle,) = export_bundle(best, tmp_path / "bundles")
+    assert "- Concepts: the decoder is told the " in (bundle / "CARD.md").read_text(encoding="utf-8")
     with Captioner.load(bundle, provider="cpu") as captioner:
         for photo in sorted((root / "shapes").glob("*.png"))[:3]:
             context = loaded.model.encode(torch.from_numpy(_pixels(photo))[None])
