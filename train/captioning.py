@@ -54,7 +54,7 @@ class CaptionTask:
             if recipe.concepts is not None and recipe.concepts.source == "classes":
                 load_class_head(model, weights)
         if recipe.start:
-            start_from(model, Path(recipe.start), self.tokenizer)
+            start_from(model, Path(recipe.start), self.tokenizer, by_word=recipe.start_words)
         if recipe.start_encoder:
             start_from(model, Path(recipe.start_encoder), None, part="encoder.")
         return model

@@ -123,7 +123,14 @@ def training_facts(directory: Path) -> Mapping[str, Any]:
     return dict(_read_facts(directory).get("training", {}))
 
 
-def start_from(model: nn.Module, directory: Path, tokenizer: Tokenizer | None, part: str = "") -> None:
+def start_from(
+    model: nn.Module,
+    directory: Path,
+    tokenizer: Tokenizer | None,
+    *,
+    part: str = "",
+    by_word: bool = False,
+) -> None:
     """Starts a model from a checkpoint's weights; what the checkpoint lacks stays as it was made.
 
     A captioner may start from another captioner, from a classifier (its encoder) or from a language model
@@ -135,6 +142,7 @@ def start_from(model: nn.Module, directory: Path, tokenizer: Tokenizer | None, p
         directory: of the checkpoint, of any task.
         tokenizer: of the new run; token ids must mean the same words.
         part: only tensors whose names begin with this are taken.
+        by_word: the vocabularies may differ; each word finds its own vectors.
 
     Raises:
         CheckpointError: the directory is no checkpoint.
@@ -144,6 +152,8 @@ def start_from(model: nn.Module, directory: Path, tokenizer: Tokenizer | None, p
     own, given = model.state_dict(), _read_weights(directory)
     if "encoder.pos_embed" in own.keys() & given.keys():
         given["encoder.pos_embed"] = _resampled(given["encoder.pos_embed"], own["encoder.pos_embed"])
+    if by_word and tokenizer is not None:
+        _rearrange_words(given, own, load_tokenizer(directory).get_vocab(), tokenizer.get_vocab())
     shared = {name for name in own.keys() & given.keys() if name.startswith(part)}
     problems = [
         f"{name}: expected shape {tuple(own[name].shape)}, found {tuple(given[name].shape)}"
@@ -151,10 +161,12 @@ def start_from(model: nn.Module, directory: Path, tokenizer: Tokenizer | None, p
         if own[name].shape != given[name].shape
     ]
     reads = any(name.startswith("decoder.") for name in shared)
-    if tokenizer and reads and tokenizer.get_vocab() != load_tokenizer(directory).get_vocab():
+    same = by_word or not tokenizer or tokenizer.get_vocab() == load_tokenizer(directory).get_vocab()
+    if reads and not same:
         problems.append(
             "the checkpoint has another vocabulary than this run "
-            f'(a recipe keeps it with [tokenizer] checkpoint = "{directory}")'
+            f'(a recipe keeps it with [tokenizer] checkpoint = "{directory}", or goes on with its own by '
+            "start_words = true)"
         )
     if not shared:
         problems.append(f"the checkpoint shares no {part.replace('.', ' ')}tensor with this model")
@@ -163,6 +175,31 @@ def start_from(model: nn.Module, directory: Path, tokenizer: Tokenizer | None, p
             problems, path=directory, hint=f"another checkpoint in `{'start_encoder' if part else 'start'}`"
         )
     model.load_state_dict({name: given[name] for name in shared}, strict=False)
+
+
+_BY_WORD = ("decoder.token_embedding.weight", "decoder.output.weight", "decoder.output_bias")
+
+
+def _rearrange_words(
+    given: dict[str, Tensor], own: Mapping[str, Tensor], before: Mapping[str, int], now: Mapping[str, int]
+) -> None:
+    """Gives the tensors with a row for each word the rows of another vocabulary.
+
+    Args:
+        given: a checkpoint's tensors; those are replaced.
+        own: a fresh model's, whose rows new words keep.
+        before: the checkpoint's vocabulary, numbers by word.
+        now: that of the model.
+    """
+    known = sorted(before.keys() & now.keys())
+    rows, their_rows = [now[word] for word in known], [before[word] for word in known]
+    for name in _BY_WORD:
+        if name in given and name in own and given[name].shape[1:] == own[name].shape[1:]:
+            values = own[name].clone()
+            if values.dim() == 1:
+                values[:] = given[name].min()
+            values[rows] = given[name][their_rows]
+            given[name] = values
 
 
 def _resampled(positions: Tensor, wanted: Tensor) -> Tensor:

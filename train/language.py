@@ -78,7 +78,7 @@ class LanguageTask:
         """The decoder alone, from ``start`` where the recipe names it."""
         model = LanguageModel(build_decoder(self.recipe, self.tokenizer.get_vocab_size()))
         if self.recipe.start:
-            start_from(model, Path(self.recipe.start), self.tokenizer)
+            start_from(model, Path(self.recipe.start), self.tokenizer, by_word=self.recipe.start_words)
         return model
 
     def prepare(self, model: nn.Module, stage: Stage, number: int, share: Share) -> Steps:

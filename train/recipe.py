@@ -242,6 +242,9 @@ class Recipe:
     start: str | None = None
     """Directory of a checkpoint whose weights this run begins with, relative to the current directory; parts
     of the model that it lacks start fresh. By default everything but ``encoder.weights`` starts random."""
+    start_words: bool = False
+    """Whether ``start`` may have another vocabulary: the words that both have keep what is known of them,
+    new ones start fresh and as unlikely as the unlikeliest. Otherwise another vocabulary is a mistake."""
     start_encoder: str | None = None
     """Directory of another checkpoint, whose encoder is taken instead: a captioner can begin with the eyes of
     one run and, by ``start``, the language of another."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from kiloword.runtime.errors import ConfigError
 from kiloword.train.batches import Share
 from kiloword.train.captioning import CaptionTask
 from kiloword.train.captions import TokenIds
-from kiloword.train.checkpoint import CheckpointError, load_checkpoint
+from kiloword.train.checkpoint import CheckpointError, load_checkpoint, load_tokenizer
 from kiloword.train.journal import read_journal
 from kiloword.train.language import LanguageTask
 from kiloword.train.loop import train
@@ -172,6 +173,32 @@ def test_another_vocabulary_is_refused_with_what_helps(root: Path, learned: Path
         ConfigError, match=r"another vocabulary than this run \(.*\[tokenizer\] checkpoint = "
     ):
         train(recipe_from_table(table), tmp_path / "run")
+
+
+def test_with_start_words_each_word_finds_its_own_vector(root: Path, learned: Path, tmp_path: Path) -> None:
+    """What both vocabularies have is as it was learned; of the run's own words one is new."""
+    shutil.copytree(root / "shapes", tmp_path / "shapes")
+    named = tmp_path / "shapes" / "captions.jsonl"
+    named.write_text(named.read_text(encoding="utf-8").replace("circle", "roundel"), encoding="utf-8")
+    table = captioner(root, learned / "best").as_table()
+    table["data"]["root"] = str(tmp_path)
+    table["tokenizer"]["checkpoint"] = None
+    table["start_words"] = True
+    task = task_of(recipe_from_table(table))
+    before, now = load_tokenizer(learned / "best").get_vocab(), task.tokenizer.get_vocab()
+    assert before != now
+    torch.manual_seed(1)
+    state = task.build_model().state_dict()
+    given = load_file(learned / "best" / "model.safetensors")
+    for name in ("decoder.token_embedding.weight", "decoder.output_bias"):
+        assert len(state[name]) == len(now)
+        for word in before.keys() & now.keys():
+            assert torch.equal(state[name][now[word]], given[name][before[word]])
+    fresh = [number for word, number in now.items() if word not in before]
+    assert fresh == [now["roundel"]]
+    assert all(state["decoder.output_bias"][fresh] == given["decoder.output_bias"].min())
+    rest = given.keys() - {"decoder.token_embedding.weight", "decoder.output_bias"}
+    assert all(torch.equal(state[name], given[name]) for name in rest)
 
 
 def test_it_writes_no_captions(learned: Path) -> None:
