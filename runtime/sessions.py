@@ -18,6 +18,7 @@ from kiloword.runtime.attention import query_weights
 from kiloword.runtime.background import InBackground
 from kiloword.runtime.bundle import Bundle
 from kiloword.runtime.errors import BundleError, ConfigError, KilowordError, ProviderError
+from kiloword.runtime.huge_pages import HugePages
 from kiloword.runtime.manifest import PAST_LENGTH_AXIS, STATE_ROLES, GraphSpec, TensorSpec
 from kiloword.runtime.threads import default_threads
 
@@ -69,9 +70,16 @@ _SMALL_BYTES = 64 << 20
 class EncoderSession:
     """encoder.onnx: pixels in, everything that depends on the image alone out."""
 
-    def __init__(self, session: onnxruntime.InferenceSession, spec: GraphSpec, path: Path) -> None:
+    def __init__(
+        self,
+        session: onnxruntime.InferenceSession,
+        spec: GraphSpec,
+        path: Path,
+        huge_pages: HugePages | None = None,
+    ) -> None:
         self._session = session
         self._path = path
+        self._huge_pages = huge_pages
         self._pixels = spec.inputs_of("pixels")[0].name
         # Outputs that feed nothing are for other readers and are not computed here.
         self._targets = {tensor.name: tensor.feeds for tensor in spec.outputs if tensor.feeds is not None}
@@ -86,6 +94,8 @@ class EncoderSession:
             Each context tensor and initial state, by the name of the decoder input that takes it.
         """
         outputs = _run(self._session, self._path, list(self._targets), {self._pixels: pixels})
+        if self._huge_pages is not None:
+            self._huge_pages.seen(len(pixels))
         return dict(zip(self._targets.values(), outputs, strict=True))
 
 
@@ -298,8 +308,9 @@ def _load_on(bundle: Bundle, provider: str, threads: int) -> Sessions:
             second: _create_session(second, graphs[second], provider, threads),
             first: beside.result(),
         }
+    huge_pages = HugePages() if provider == "cpu" and sizes[first] > _SMALL_BYTES else None
     return Sessions(
-        EncoderSession(sessions[bundle.encoder_path], manifest.encoder, bundle.encoder_path),
+        EncoderSession(sessions[bundle.encoder_path], manifest.encoder, bundle.encoder_path, huge_pages),
         DecoderSession(sessions[bundle.decoder_path], manifest.decoder, bundle.decoder_path),
         provider,
     )
