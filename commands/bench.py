@@ -10,7 +10,7 @@ from kiloword.commands.common import (
     as_json_text,
     as_written,
     bundle_option,
-    echo,
+    open_output,
     output_option,
     verbose_option,
 )
@@ -60,19 +60,14 @@ def bench(
     """
     from dataclasses import asdict
 
-    from kiloword.commands.common import open_output
     from kiloword.runtime.bench.suite import QUICK, Effort, run_bench
 
     effort = QUICK if quick else Effort()
-    found = run_bench(
-        bundle, photos, threads, effort, lambda text: click.echo(f"measuring: {text} ...", err=True)
-    )
-    text = as_json_text(asdict(found)) if as_json else "\n".join(page(found)) + "\n"
-    if output is None:
-        echo(text)
-        return
-    with open_output(output) as stream:
-        stream.write(text)
+    with open_output(output) as stream:  # where it cannot be written, that is said at once
+        found = run_bench(
+            bundle, photos, threads, effort, lambda text: click.echo(f"measuring: {text} ...", err=True)
+        )
+        stream.write(as_json_text(asdict(found)) if as_json else "\n".join(page(found)) + "\n")
 
 
 def page(found: Bench) -> Iterator[str]:

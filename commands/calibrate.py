@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from kiloword.commands.common import (
+    FiniteRange,
     as_written,
     echo,
     log_at_least_info,
@@ -33,15 +34,15 @@ from kiloword.commands.common import (
     help="Photos with captions to fit on; may be given more than once.",
 )  # fmt: skip
 @click.option(
-    "--good-cider", type=float, metavar="X", default=40.0, show_default=True,
+    "--good-cider", type=FiniteRange(0, 1000), metavar="X", default=40.0, show_default=True,
     help="A caption is good from this CIDEr on.",
 )  # fmt: skip
 @click.option(
-    "--lost", type=click.FloatRange(0, 0.5), metavar="SHARE", default=0.01, show_default=True,
+    "--lost", type=FiniteRange(0, 0.5), metavar="SHARE", default=0.01, show_default=True,
     help="Share of photos that may be taken for something else, and that may be too uncertain.",
 )  # fmt: skip
 @click.option(
-    "--sure-from", type=click.FloatRange(0, 1), metavar="X", default=0.5, show_default=True,
+    "--sure-from", type=FiniteRange(0, 1), metavar="X", default=0.5, show_default=True,
     help='Below this confidence, say "probably".',
 )  # fmt: skip
 @click.option(

@@ -43,6 +43,17 @@ def _set_verbosity(_ctx: click.Context, _parameter: click.Parameter, count: int)
         _log.setLevel(logging.INFO if count == 1 else logging.DEBUG)
 
 
+class FiniteRange(click.FloatRange):
+    """A number in a range. To click, "nan" is in every range, and "inf" in those without an end."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number that was typed."""
+        number = float(super().convert(value, param, ctx))
+        if number - number != 0:  # infinity and what is no number
+            self.fail(f"{value!r} is not a number.", param, ctx)
+        return number
+
+
 def _say_what_auto_takes(ctx: click.Context, parameter: click.Parameter, provider: str) -> str:
     """Who asks for auto is told what it took; who does not ask is told with -v."""
     given = ctx.get_parameter_source(parameter.name or "") is click.core.ParameterSource.COMMANDLINE
@@ -69,7 +80,7 @@ num_beams_option = click.option(
     help="Beams; 1 is greedy.  [default: the bundle's]",
 )
 batch_size_option = click.option(
-    "--batch-size", type=click.IntRange(min=1), metavar="N", default=8, show_default=True,
+    "--batch-size", type=click.IntRange(1, 1 << 16), metavar="N", default=8, show_default=True,
     help="Photos that go through the model together.",
 )  # fmt: skip
 threads_option = click.option(
@@ -79,7 +90,7 @@ threads_option = click.option(
     help="Threads.  [default: what this process may use]",
 )
 min_confidence_option = click.option(
-    "--min-confidence", type=click.FloatRange(0, 1), metavar="X",
+    "--min-confidence", type=FiniteRange(0, 1), metavar="X",
     help="A caption with less confidence (0 to 1) is not reliable.  [default: the bundle decides]",
 )  # fmt: skip
 provider_option = click.option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -103,17 +104,17 @@ def evaluate(
                     training_captions=training,
                 )
 
-        if pair is not None:
-            comparison = compare(*(_captions_of(one, run) for one in pair))
-            text = comparison.to_json() if format_name == "json" else str(comparison)
-        else:
+        # Where they cannot be written, that is said before hours of captioning.
+        with open_output(output) as stream, nullcontext() if page is None else open_output(page) as html:
+            if pair is not None:
+                comparison = compare(*(_captions_of(one, run) for one in _checked(pair)))
+                stream.write(comparison.to_json() if format_name == "json" else str(comparison))
+                return
             report = run(bundle)
-            text = {"json": report.to_json, "csv": report.to_csv, "text": report.__str__}[format_name]()
-            if page is not None:
-                with open_output(page) as stream:
-                    stream.write(report_page(report))
-    with open_output(output) as stream:
-        stream.write(text)
+            write = {"json": report.to_json, "csv": report.to_csv, "text": report.__str__}[format_name]
+            stream.write(write())
+            if html is not None:
+                html.write(report_page(report))
 
 
 def _check_usage(
@@ -128,6 +129,16 @@ def _check_usage(
     bundles = [one for one in pair if not one.endswith(".json")]
     if bundles and dataset is None:
         raise click.UsageError(f"Missing argument 'DATASET' to caption with {bundles[0]}.")
+
+
+def _checked(pair: tuple[str, str]) -> tuple[str, str]:
+    """Both, once it is sure that none is missing: the first one may take hours."""
+    from kiloword.runtime.bundle import read_manifest
+    from kiloword.train.comparison import read_captions
+
+    for name in pair:
+        read_captions(Path(name)) if name.endswith(".json") else read_manifest(Path(name))
+    return pair
 
 
 def _captions_of(name: str, run: Callable[[str], EvaluationReport]) -> SavedCaptions:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from kiloword.commands.common import (
+    FiniteRange,
     as_written,
     echo,
     log_at_least_info,
@@ -36,7 +37,7 @@ from kiloword.commands.common import (
     help="Photos to learn from; may be given more than once.",
 )  # fmt: skip
 @click.option(
-    "--least", type=click.FloatRange(0, 1), metavar="X", default=0.3, show_default=True,
+    "--least", type=FiniteRange(0, 1), metavar="X", default=0.3, show_default=True,
     help="Least probability of a name that is said.",
 )  # fmt: skip
 @click.option(

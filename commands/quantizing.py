@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from kiloword.commands.common import FiniteRange
+
 if TYPE_CHECKING:
     from kiloword.export.gate import CaptionedPhotos
 
@@ -105,7 +107,7 @@ _OPTIONS = (
     ),
     click.option(
         "--min-speedup",
-        type=click.FloatRange(min=0),
+        type=FiniteRange(min=0),
         metavar="X",
         default=1.0,
         show_default=True,
@@ -113,7 +115,7 @@ _OPTIONS = (
     ),
     click.option(
         "--min-agreement",
-        type=click.FloatRange(0, 1),
+        type=FiniteRange(0, 1),
         metavar="X",
         default=0.5,
         show_default=True,
@@ -121,7 +123,7 @@ _OPTIONS = (
     ),
     click.option(
         "--max-loss",
-        type=click.FloatRange(min=0),
+        type=FiniteRange(min=0),
         metavar="POINTS",
         default=2.0,
         show_default=True,

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from kiloword.commands.common import (
+    FiniteRange,
     as_written,
     batch_size_option,
     bundle_option,
@@ -50,15 +51,15 @@ _NEW_TOKEN = "--token-file FILE, made with: python -c 'import secrets; print(sec
     help="Photos that may wait; beyond them clients are told to come back.",
 )  # fmt: skip
 @click.option(
-    "--max-photo-mib", type=click.FloatRange(min=0, min_open=True), default=32, show_default=True,
+    "--max-photo-mib", type=FiniteRange(min=0, min_open=True), default=32, show_default=True,
     metavar="N", help="Largest photo, in MiB.",
 )  # fmt: skip
 @click.option(
-    "--max-megapixels", type=click.FloatRange(min=0, min_open=True), default=64, show_default=True,
+    "--max-megapixels", type=FiniteRange(min=0, min_open=True), default=64, show_default=True,
     metavar="N", help="Largest photo, in millions of pixels.",
 )  # fmt: skip
 @click.option(
-    "--rate", type=click.FloatRange(min=0), metavar="N",
+    "--rate", type=FiniteRange(min=0), metavar="N",
     help="Photos a second that one address may send; 0 is any number.  "
     "[default: 0 on this machine, 20 elsewhere]",
 )  # fmt: skip

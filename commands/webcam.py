@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kiloword.commands.common import (
+    FiniteRange,
     as_written,
     bundle_option,
     min_confidence_option,
@@ -84,7 +85,7 @@ class _Options:
 @click.option("--headless", is_flag=True, help="No window, captions on stdout only.")
 @click.option("--max-frames", type=click.IntRange(min=1), metavar="N", help="End after N captioned frames.")
 @click.option(
-    "--max-fps", type=click.FloatRange(min=0, min_open=True), default=_DEFAULT_MAX_FPS, show_default=True,
+    "--max-fps", type=FiniteRange(min=0, min_open=True), default=_DEFAULT_MAX_FPS, show_default=True,
     metavar="N", help="Captions a second at most; while nothing changes there are none.",
 )  # fmt: skip
 @click.option(

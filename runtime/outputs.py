@@ -295,10 +295,14 @@ def temporary_prefix(target: Path) -> str:
 
 def _temporary_beside(target: Path) -> Path:
     """An empty file of its own in the target's folder, with the rights that a new file there gets."""
-    # Cut, so that a name of the longest permitted length still works.
-    handle, name = tempfile.mkstemp(
-        prefix=temporary_prefix(target), suffix=TEMPORARY_SUFFIX, dir=target.parent
-    )
+    try:
+        # Cut, so that a name of the longest permitted length still works.
+        handle, name = tempfile.mkstemp(
+            prefix=temporary_prefix(target), suffix=TEMPORARY_SUFFIX, dir=target.parent
+        )
+    except OSError as error:  # it names a file of which nobody has heard
+        reason = error.strerror if target.parent.is_dir() else f"there is no folder {target.parent}"
+        raise OSError(error.errno, reason, str(target)) from error
     os.close(handle)
     umask = os.umask(0)
     os.umask(umask)

@@ -20,7 +20,7 @@ from kiloword.runtime.bundle import Bundle
 from kiloword.runtime.errors import BundleError, ConfigError, KilowordError, ProviderError
 from kiloword.runtime.huge_pages import HugePages
 from kiloword.runtime.manifest import PAST_LENGTH_AXIS, STATE_ROLES, GraphSpec, TensorSpec
-from kiloword.runtime.threads import default_threads
+from kiloword.runtime.threads import MOST_THREADS, default_threads
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -232,11 +232,13 @@ def load_sessions(bundle: Bundle, provider: str = AUTO, threads: int | None = No
     Raises:
         ProviderError: The provider is unknown, not in this onnxruntime, or did not load.
         BundleError: A graph does not load, or is not what the manifest says.
-        ConfigError: ``threads`` is less than 1.
+        ConfigError: ``threads`` is less than 1 or more than 1024.
     """
     count = default_threads() if threads is None else threads
     if count < 1:
         raise ConfigError([f"threads: expected 1 or more, found {count}"])
+    if count > MOST_THREADS:
+        raise ConfigError([f"threads: expected at most {MOST_THREADS}, found {count}"])
     if provider != AUTO:
         sessions = _load_on(bundle, provider, count)
         _warn_of_unchecked(bundle, provider)

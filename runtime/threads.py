@@ -13,6 +13,9 @@ from pathlib import Path
 MOST_DEFAULT_THREADS = 8
 """A photo is a billion multiplications: with more, threads wait for each other more than they work."""
 
+MOST_THREADS = 1024
+"""More than any machine has; onnxruntime would start as many as it is told to."""
+
 _ROOT = Path("/")
 
 

@@ -94,19 +94,21 @@ def calibrate(
         BundleError: There is no bundle, or it is damaged.
         ConfigError: There are too few photos, or their captions are all good or all bad.
     """
-    if sum(map(len, sources.values())) < _FEWEST_PHOTOS:
-        count = sum(map(len, sources.values()))
-        raise ConfigError([f"calibration needs {_FEWEST_PHOTOS} photos with captions or more, found {count}"])
+    _check_count(sum(map(len, sources.values())))
     bundle = load_bundle(directory)
     sessions = load_sessions(bundle, provider, threads)
-    photos, altered = [], []
-    ciders: list[Matrix] = []
+    photos = []
     for name, records in sources.items():
         logger.info("%s: %d photos", name, len(records))
-        found = observe_photos(bundle, sessions, records, cache=cache)
-        photos.append(found)
-        ciders.append(photo_ciders([records[row] for row in found.rows], found.captions))
-        altered.append(observe_photos(bundle, sessions, records, altered=True, cache=cache))
+        photos.append(observe_photos(bundle, sessions, records, cache=cache))
+    _check_count(sum(len(found.rows) for found in photos), "that can be read")
+    ciders = [
+        photo_ciders([records[row] for row in found.rows], found.captions)
+        for records, found in zip(sources.values(), photos, strict=True)
+    ]
+    altered = [
+        observe_photos(bundle, sessions, records, altered=True, cache=cache) for records in sources.values()
+    ]
     made = observe_nonphotos(bundle, sessions, settings.nonphotos, settings.seed, cache=cache)
     spec = fit_reliability(
         _joined(photos), np.concatenate(ciders), _joined(altered), made, settings, pooled_output_of(bundle)
@@ -116,6 +118,11 @@ def calibrate(
     spec = replace(spec, facts=facts)
     _write(bundle, spec)
     return spec
+
+
+def _check_count(found: int, which: str = "with captions") -> None:
+    if found < _FEWEST_PHOTOS:
+        raise ConfigError([f"calibration needs {_FEWEST_PHOTOS} photos {which} or more, found {found}"])
 
 
 def fit_reliability(

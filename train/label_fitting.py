@@ -8,6 +8,7 @@ Source: Hinton et al., "Distilling the Knowledge in a Neural Network", arXiv 150
 
 from __future__ import annotations
 
+import io
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ from kiloword.runtime.bundle import Bundle, load_bundle, write_manifest
 from kiloword.runtime.errors import ConfigError, ImageError
 from kiloword.runtime.images import load_image
 from kiloword.runtime.labels import LabelSpec, label_features
+from kiloword.runtime.outputs import replace_file
 from kiloword.runtime.sessions import Sessions, load_sessions
 from kiloword.train.datasets import CaptionRecord
 from kiloword.train.models.vit import VisionTransformer, VitConfig
@@ -77,21 +79,41 @@ def load_teacher(weights: Path, names: Path, image_size: int) -> Teacher:
     Raises:
         ConfigError: a file cannot be read, or they do not fit each other.
     """
-    try:
-        tensors = load_file(weights)
-        lines = names.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError, SafetensorError) as error:
-        raise ConfigError([f"cannot be read: {error}"], path=weights) from error
+    tensors, lines = _read_tensors(weights), _read_names(names)
     head = tensors.get("head.weight"), tensors.get("head.bias")
     if head[0] is None or head[1] is None:
         raise ConfigError(["has no classifier: head.weight and head.bias"], path=weights)
+    if head[0].ndim != 2 or head[1].shape != head[0].shape[:1]:
+        shapes = f"{tuple(head[0].shape)} and {tuple(head[1].shape)}"
+        raise ConfigError([f"has no classifier: head.weight and head.bias are {shapes}"], path=weights)
     if len(lines) != len(head[0]):
         raise ConfigError([f"expected {len(head[0])} names, found {len(lines)}"], path=names)
     encoder = _config_of(tensors, image_size, weights).build().eval()
-    encoder.load_state_dict(encoder.adapted(tensors))
+    try:
+        encoder.load_state_dict(encoder.adapted(tensors))
+    except RuntimeError as error:
+        raise ConfigError([f"is no ViT: {str(error).splitlines()[-1].strip()}"], path=weights) from error
     linear = nn.Linear(head[0].shape[1], len(lines))
     linear.load_state_dict({"weight": head[0], "bias": head[1]})
     return Teacher(encoder, linear.eval(), tuple(line.split(",")[0].strip() for line in lines))
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise ConfigError(["there is no such file"], path=path, hint="a .safetensors file of a ViT")
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ConfigError([f"cannot be read: {error}"], path=path) from error
+
+
+def _read_names(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise ConfigError([f"cannot be read: {error.strerror}"], path=path) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError([f"is no text in UTF-8: {error}"], path=path) from error
 
 
 def _config_of(tensors: Mapping[str, Tensor], image_size: int, path: Path) -> VitConfig:
@@ -156,9 +178,10 @@ def teach_labels(
     arrays = _as_int8(layer)
     spec = LabelSpec(WEIGHTS_FILE, NAMES_FILE, output, least)
     facts = {"photos": len(learned), "views": views, "penalty": penalty, **_measure(arrays, check, spec)}
-    with (directory / WEIGHTS_FILE).open("wb") as file:
-        np.savez_compressed(file, weight=arrays["weight"], scale=arrays["scale"], bias=arrays["bias"])
-    (directory / NAMES_FILE).write_text("".join(f"{name}\n" for name in teacher.names), encoding="utf-8")
+    stored = io.BytesIO()
+    np.savez_compressed(stored, weight=arrays["weight"], scale=arrays["scale"], bias=arrays["bias"])
+    replace_file(directory / WEIGHTS_FILE, stored.getvalue())
+    replace_file(directory / NAMES_FILE, "".join(f"{name}\n" for name in teacher.names).encode())
     spec = replace(spec, facts=facts)
     write_manifest(directory, replace(bundle.manifest, labels=spec))
     return spec

@@ -183,8 +183,8 @@ def _observe(
             logger.info("%d of %d pictures", len(rows), total)
     width = len(pooled[0]) if pooled else 0
     return Observations(
-        features=np.array(features, dtype=np.float64).reshape(-1, len(FEATURES)),
-        pooled=np.array(pooled, dtype=np.float64).reshape(-1, width),
+        features=np.array(features, dtype=np.float64).reshape(len(rows), len(FEATURES)),
+        pooled=np.array(pooled, dtype=np.float64).reshape(len(rows), width),
         captions=tuple(texts),
         rows=np.array(rows, dtype=np.int64),
     )

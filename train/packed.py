@@ -63,14 +63,18 @@ def pack(recipe: Recipe, output: Path, *, part_bytes: int = PART_BYTES, progress
     spec = ImageSpec(height=recipe.encoder.image_size, width=recipe.encoder.image_size)
     partial = output.with_name(output.name + ".part")
     shutil.rmtree(partial, ignore_errors=True)
-    for source, splits in _sources(recipe).items():
-        _pack_source(partial / source, splits, spec, part_bytes, progress)
-    sentences = recipe.concepts.sentences if recipe.concepts else None
-    for file in filter(None, (recipe.encoder.weights, sentences)):
-        copied = partial / _inside(file)
-        copied.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(Path(recipe.data.root) / file, copied)
-    partial.rename(output)
+    try:
+        for source, splits in _sources(recipe).items():
+            _pack_source(partial / source, splits, spec, part_bytes, progress)
+        sentences = recipe.concepts.sentences if recipe.concepts else None
+        for file in filter(None, (recipe.encoder.weights, sentences)):
+            copied = partial / _inside(file)
+            copied.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(Path(recipe.data.root) / file, copied)
+        partial.rename(output)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
 
 
 def unpacked(source: Path, cache: Path) -> Path:

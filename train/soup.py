@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kiloword.runtime.errors import ConfigError
-from kiloword.train.checkpoint import Checkpoint, load_checkpoint, save_model
+from kiloword.train.checkpoint import FACTS_FILE, Checkpoint, load_checkpoint, save_model
 
 
 def average_checkpoints(directories: Sequence[Path], target: Path) -> Checkpoint:
@@ -21,14 +21,14 @@ def average_checkpoints(directories: Sequence[Path], target: Path) -> Checkpoint
 
     Args:
         directories: two or more checkpoints of captioners with the same parts and the same vocabulary.
-        target: where to write; an older checkpoint there is replaced.
+        target: where to write; an older checkpoint there, or an empty folder, is replaced.
 
     Returns:
         The new checkpoint.
 
     Raises:
         CheckpointError: a directory is no checkpoint of a captioner.
-        ConfigError: fewer than two are named, or they do not fit together.
+        ConfigError: fewer than two are named, they do not fit together, or the target is something else.
 
     Source: Model soups (arXiv 2203.05482), the uniform soup.
     """
@@ -36,6 +36,7 @@ def average_checkpoints(directories: Sequence[Path], target: Path) -> Checkpoint
         raise ConfigError(
             [f"an average needs 2 checkpoints or more, found {len(directories)}"], hint="name another one"
         )
+    _check_target(target, directories)
     checkpoints = [load_checkpoint(directory) for directory in directories]
     problems = [
         f"{directory}: {problem}"
@@ -54,6 +55,15 @@ def average_checkpoints(directories: Sequence[Path], target: Path) -> Checkpoint
     record = {key: value for key, value in first.training.items() if not key.startswith("validation")}
     save_model(target, weights, first.tokenizer, first.recipe, {**record, "averaged": averaged})
     return load_checkpoint(target)
+
+
+def _check_target(target: Path, directories: Sequence[Path]) -> None:
+    """Refuse to write over anything but an older checkpoint that is not one of those averaged."""
+    if any(target.resolve() == directory.resolve() for directory in directories):
+        raise ConfigError(["is one of those averaged"], path=target, hint="another -o DIR")
+    empty = target.is_dir() and not any(target.iterdir())
+    if target.exists() and not empty and not (target / FACTS_FILE).is_file():
+        raise ConfigError(["is there already, and is no checkpoint"], path=target, hint="another -o DIR")
 
 
 def _mean(tensors: Sequence[Tensor]) -> Tensor:
