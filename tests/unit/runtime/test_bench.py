@@ -166,10 +166,11 @@ def test_starts() -> None:
 
 def test_files_of_a_start() -> None:
     """The graphs, onnxruntime's and numpy's libraries and Python's modules; dropping them harms nothing."""
-    names = {path.name for path in loaded_files()}
+    files = loaded_files()
+    names = {path.name for path in files}
     assert {"encoder.onnx", "bundle.json", "captioner.py"} <= names
     assert any(name.startswith("onnxruntime_pybind11_state") for name in names)
-    drop_from_cache(loaded_files()[:5])
+    drop_from_cache(files[:5])
 
 
 @pytest.mark.slow

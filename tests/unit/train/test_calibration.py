@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -135,7 +136,11 @@ def test_too_few_photos_are_refused(tmp_path: Path, records: list[CaptionRecord]
         calibrate(tmp_path, {"made": records[:10]}, CalibrationSettings())
 
 
-def test_the_command_says_how_well_it_went(tmp_path: Path, records: list[CaptionRecord]) -> None:
+def test_the_command_says_how_well_it_went(
+    tmp_path: Path, records: list[CaptionRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = partial(CalibrationSettings, nonphotos=24)  # 600 take most of a minute
+    monkeypatch.setattr("kiloword.train.calibration.CalibrationSettings", few)
     bundle = make_tiny_bundle(tmp_path / "tiny")
     lines = [f'{{"file_name": "{one.image.name}", "caption": "{one.captions[0]}"}}' for one in records]
     (tmp_path / "captions.jsonl").write_text("\n".join(lines), encoding="utf-8")

@@ -66,12 +66,6 @@ def finished(root: Path) -> Path:
     return output
 
 
-@pytest.fixture(autouse=True)
-def without_curves(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes longer than training here; the undisturbed run, made before this, draws for all."""
-    monkeypatch.setattr("kiloword.train.loop.draw_curves", lambda *facts: None)
-
-
 @pytest.fixture
 def threads() -> Iterator[None]:
     """Leaves torch's number of threads as it was."""

@@ -174,7 +174,7 @@ def test_a_run_on_time_from_packed_data_is_killed_resumed_and_exported(
 
     (tmp_path / "shapes").rename(tmp_path / "gone")
     table["data"] |= {"root": str(packed), "cache": str(tmp_path / "elsewhere")}
-    table["stages"] = [stage | {"minutes": 0.03, "passes": 1000} for stage in table["stages"]]
+    table["stages"] = [stage | {"minutes": 0.01, "passes": 1000} for stage in table["stages"]]
     table["stages"].append(table["stages"][1] | {"samples": 2, "cross_entropy": 0.1})
     table["validation"] = {"checkpoint_minutes": 0.0}
     written = tmp_path / "recipe.json"
@@ -193,7 +193,7 @@ def test_a_run_on_time_from_packed_data_is_killed_resumed_and_exported(
                 break
     assert child.wait(timeout=60) == -signal.SIGKILL
     best = train(recipe_from_table(table), tmp_path / "run", resume=True)
-    assert load_checkpoint(best).recipe.stages[2].minutes == 0.03
+    assert load_checkpoint(best).recipe.stages[2].minutes == 0.01
     bundles = export_bundle(best, tmp_path / "bundles")
     assert bundles
 
