@@ -234,8 +234,9 @@ def _versions_of_optimum(python: Path) -> dict[str, str]:
 @click.option("--rounds", default=10, show_default=True, help="Calls of each contestant in each case.")
 @click.option(
     "--case", "names", type=click.Choice(tuple(CASES)), multiple=True,
-    help="Photos x beams; those that --output has of the other cases stay.  [default: all]",
+    help="Photos x beams; what --output has of the others stays.  [default: all]",
 )  # fmt: skip
+@click.option("--without-fp32", is_flag=True, help="Leave out kiloword fp32: 8 photos sooner.")
 @click.option("--with-optimum", is_flag=True, help="Also optimum-onnx int8; installs it in build/peers.")
 @click.option("--bundles", type=click.Path(path_type=Path), help="DIR/fp32 and DIR/int8 of this checkpoint.")
 @click.option("--output", type=click.Path(path_type=Path), help="The result file.")
@@ -243,6 +244,7 @@ def main(
     threads: int,
     rounds: int,
     names: tuple[str, ...],
+    without_fp32: bool,
     with_optimum: bool,
     bundles: Path | None,
     output: Path | None,
@@ -251,6 +253,9 @@ def main(
     checkpoint = make_checkpoint(WORK / "checkpoint")
     made = make_bundles(checkpoint, bundles or WORK / "bundles")
     peers = make_optimum(checkpoint, WORK) if with_optimum else None
+    int8 = _recipe(made["kiloword int8"])
+    if without_fp32:
+        del made["kiloword fp32"]
     here = Path(sys.executable)
     contestants = [start(name, here, "kiloword", path, threads) for name, path in made.items()]
     contestants.append(start("transformers eager", here, "transformers", checkpoint, threads))
@@ -278,18 +283,23 @@ def main(
         "threads": threads,
         "max_new_tokens": 16,
         "checkpoint": "ViT-B/16 + GPT-2 shape",
-        "int8": _recipe(made["kiloword int8"]),
+        "int8": int8,
         "optimum_versions": None if peers is None else _versions_of_optimum(peers[0]),
     }
-    kept = _of_other_cases(output, cases)
+    kept = _not_measured_again(output, rows)
     click.echo(f"wrote {write_result('imported', told, [*kept, *rows], output)}", err=True)
 
 
-def _of_other_cases(output: Path | None, cases: Sequence[Case]) -> list[dict[str, Any]]:
-    """What an earlier run measured of the cases that this one leaves out."""
+def _not_measured_again(output: Path | None, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What an earlier run measured of the cases and contestants that this one leaves out."""
     path = output or result_path("imported")
-    rows = json.loads(path.read_text(encoding="utf-8"))["measurements"] if path.is_file() else []
-    return [row for row in rows if (row["batch_size"], row["num_beams"]) not in cases]
+    before = json.loads(path.read_text(encoding="utf-8"))["measurements"] if path.is_file() else []
+    again = {_key(row) for row in rows}
+    return [row for row in before if _key(row) not in again]
+
+
+def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return row["variant"], row["batch_size"], row["num_beams"]
 
 
 if __name__ == "__main__":
