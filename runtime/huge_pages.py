@@ -2,7 +2,8 @@
 
 A decoder reads all its weights for each token. In pages of 4 KB the processor stops fetching ahead at the end
 of each and looks up where the next one lies; in pages of 2 MB it hardly ever does. A token of GPT-2 small
-took 17.2 ms instead of 19.0, ViT-B/16 157 instead of 168 (int8, one thread, a Xeon of 2019, virtual).
+took 16.7 ms instead of 17.7 (int8, one thread, a Xeon of 2019, virtual); ViT-B/16, which computes more than
+it reads, no less.
 
 Most systems give huge pages only to who asks (``madvise``), and onnxruntime does not ask. So its memory is
 asked for afterwards: the kernel copies it, 280 MB in 0.4 s, while all go on (``MADV_COLLAPSE``, Linux 6.1).
