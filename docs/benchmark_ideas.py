@@ -34,8 +34,8 @@ IDEAS = (
     Idea(
         "Start: `zipfile` only for the photo that needs a label, folder runs imported while graphs load",
         "10 ms less",
-        "within the noise of 12 starts, least time 412 to 399 ms; imports alone, 60 starts: median 665 ms "
-        "with and 666 without, on a busy machine",
+        "within the noise of 12 starts, least time 412 to 399 ms; imports alone, 50 starts in turns: "
+        "median 472 ms with and 468 without",
         "kept: `zipfile`; dropped: the imports, for mistakes in options are told before anything is loaded",
     ),
     Idea(
