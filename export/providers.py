@@ -32,7 +32,7 @@ def check_on_providers(directory: Path, providers: Sequence[str], pixels: Pixels
 
     Args:
         directory: of the bundle.
-        providers: keys of `sessions.PROVIDERS`.
+        providers: keys of `providers.PROVIDERS`.
         pixels: uint8 (photos, height, width, 3).
 
     Raises:

@@ -20,7 +20,8 @@ from kiloword.runtime.errors import ConfigError, ImageError, KilowordError
 from kiloword.runtime.generation import generate, generate_stream
 from kiloword.runtime.images import Photo, import_decoders, load_photo
 from kiloword.runtime.manifest import AttentionSpec, GenerationSettings, check_generation
-from kiloword.runtime.sessions import AUTO, Sessions, import_onnxruntime, load_sessions
+from kiloword.runtime.providers import AUTO
+from kiloword.runtime.sessions import Sessions, import_onnxruntime, load_sessions
 from kiloword.runtime.tokenizer import Tokenizer
 from kiloword.runtime.wording import Wording, WordRules
 

@@ -26,7 +26,7 @@ from kiloword.runtime.captioner import Captioner
 from kiloword.runtime.errors import KilowordError
 from kiloword.runtime.machine import Processor, memory_bytes, memory_limit_bytes, processor
 from kiloword.runtime.provider_trial import made_picture, made_pictures, try_provider
-from kiloword.runtime.sessions import PROVIDERS, available_providers
+from kiloword.runtime.providers import PROVIDERS, available_providers
 from kiloword.runtime.threads import affinity_cpus, cgroup_quota, default_threads, powers_of_two
 from kiloword.runtime.variants import VariantTrial, try_variants
 

@@ -181,7 +181,7 @@ class Manifest:
     quantization: QuantizationSpec | None = None
     """How an int8 bundle was made and what that cost and gained; null: not said."""
     checked_providers: tuple[str, ...] = ()
-    """Execution providers, by the names of `sessions.PROVIDERS`, on which the captions were compared; empty:
+    """Execution providers, by the names of `providers.PROVIDERS`, on which the captions were compared; empty:
     not said."""
     format_version: int = FORMAT_VERSION
 

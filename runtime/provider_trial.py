@@ -57,7 +57,7 @@ def try_provider(bundle: Path, provider: str, timeout_s: float = TIMEOUT_S) -> P
 
     Args:
         bundle: Its directory.
-        provider: A key of `sessions.PROVIDERS`.
+        provider: A key of `providers.PROVIDERS`.
         timeout_s: Seconds after which it counts as not loading.
     """
     command = [sys.executable, "-m", "kiloword.runtime.provider_trial", str(bundle), provider]

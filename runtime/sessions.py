@@ -1,4 +1,4 @@
-"""onnxruntime sessions for the two graphs of a bundle: options, threads, execution providers.
+"""onnxruntime sessions for the two graphs of a bundle: options, threads, and the provider that really runs.
 
 `load_sessions` makes sure that the provider that was asked for is the one that runs: onnxruntime by itself
 falls back to the processor without a word that a program could see (microsoft/onnxruntime#23372).
@@ -20,6 +20,13 @@ from kiloword.runtime.bundle import Bundle
 from kiloword.runtime.errors import BundleError, ConfigError, KilowordError, ProviderError
 from kiloword.runtime.huge_pages import HugePages
 from kiloword.runtime.manifest import PAST_LENGTH_AXIS, STATE_ROLES, GraphSpec, TensorSpec
+from kiloword.runtime.providers import (
+    AUTO,
+    PROVIDERS,
+    auto_candidates,
+    check_available,
+    warn_of_unchecked,
+)
 from kiloword.runtime.threads import MOST_THREADS, default_threads
 
 if TYPE_CHECKING:
@@ -32,33 +39,6 @@ _log = logging.getLogger(__name__)
 
 Tensors = dict[str, "NDArray[Any]"]
 """Arrays by the name of the decoder input that takes them."""
-
-AUTO = "auto"
-
-
-@dataclass(frozen=True)
-class _Provider:
-    """What onnxruntime calls an execution provider, and the package that brings it."""
-
-    onnxruntime_name: str
-    package: str
-
-
-PROVIDERS: Mapping[str, _Provider] = {
-    "cpu": _Provider("CPUExecutionProvider", "onnxruntime"),
-    "cuda": _Provider("CUDAExecutionProvider", "onnxruntime-gpu"),
-    "tensorrt": _Provider("TensorrtExecutionProvider", "onnxruntime-gpu"),
-    "openvino": _Provider("OpenVINOExecutionProvider", "onnxruntime-openvino"),
-    "coreml": _Provider("CoreMLExecutionProvider", "onnxruntime (on macOS)"),
-    "directml": _Provider("DmlExecutionProvider", "onnxruntime-directml (on Windows)"),
-}
-"""The execution providers that can be asked for."""
-
-# What `auto` tries before the processor. TensorRT builds engines for minutes at the first run, and CoreML and
-# OpenVINO compile again for every new sequence length: right when asked for, wrong as a surprise.
-_AUTO_ORDER = ("cuda", "directml")
-
-_GPU_PROVIDERS = ("cuda", "tensorrt", "coreml", "directml")
 
 _SILENT_BUT_ERRORS = 3
 
@@ -241,9 +221,9 @@ def load_sessions(bundle: Bundle, provider: str = AUTO, threads: int | None = No
         raise ConfigError([f"threads: expected at most {MOST_THREADS}, found {count}"])
     if provider != AUTO:
         sessions = _load_on(bundle, provider, count)
-        _warn_of_unchecked(bundle, provider)
+        warn_of_unchecked(bundle, provider)
         return sessions
-    for candidate in _auto_candidates(bundle):
+    for candidate in auto_candidates(bundle):
         try:
             sessions = _load_on(bundle, candidate, count)
         except ProviderError as error:
@@ -255,24 +235,8 @@ def load_sessions(bundle: Bundle, provider: str = AUTO, threads: int | None = No
     # A device that nobody named is always said: it rounds otherwise, and somebody else may need it.
     level = logging.INFO if sessions.provider == "cpu" else logging.WARNING
     _log.log(level, "provider auto took %s, %d threads", sessions.provider, count)
-    _warn_of_unchecked(bundle, sessions.provider)
+    warn_of_unchecked(bundle, sessions.provider)
     return sessions
-
-
-def _warn_of_unchecked(bundle: Bundle, provider: str) -> None:
-    """Says what is known to go wrong on a provider, or not known to go right."""
-    manifest = bundle.manifest
-    if manifest.precision == "int8" and provider in _GPU_PROVIDERS:
-        _log.warning(
-            "%s: int8 was made for the processor and may be slow or wrong on %s; for this device: "
-            "kiloword export --precision fp16",
-            *(bundle.directory, provider),
-        )
-    elif manifest.checked_providers and provider not in manifest.checked_providers:
-        _log.warning(
-            "%s: the captions were checked on %s, not on %s; kiloword export --check-on %s compares them",
-            *(bundle.directory, ", ".join(manifest.checked_providers), provider, provider),
-        )
 
 
 def import_onnxruntime() -> None:
@@ -280,24 +244,8 @@ def import_onnxruntime() -> None:
     import onnxruntime  # noqa: F401
 
 
-def available_providers() -> list[str]:
-    """Short names of the execution providers in this onnxruntime; they may still fail to load."""
-    import onnxruntime
-
-    present = set(onnxruntime.get_available_providers())
-    return [name for name, provider in PROVIDERS.items() if provider.onnxruntime_name in present]
-
-
-def _auto_candidates(bundle: Bundle) -> list[str]:
-    # int8 made for the processor is slower on a GPU and was seen to be wrong there.
-    if bundle.manifest.precision == "int8":
-        return []
-    present = available_providers()
-    return [name for name in _AUTO_ORDER if name in present]
-
-
 def _load_on(bundle: Bundle, provider: str, threads: int) -> Sessions:
-    _check_available(provider)
+    check_available(provider)
     manifest = bundle.manifest
     graphs = {bundle.encoder_path: manifest.encoder, bundle.decoder_path: manifest.decoder}
     sizes = {path: path.stat().st_size if path.is_file() else 0 for path in graphs}
@@ -315,25 +263,6 @@ def _load_on(bundle: Bundle, provider: str, threads: int) -> Sessions:
         EncoderSession(sessions[bundle.encoder_path], manifest.encoder, bundle.encoder_path, huge_pages),
         DecoderSession(sessions[bundle.decoder_path], manifest.decoder, bundle.decoder_path),
         provider,
-    )
-
-
-def _check_available(provider: str) -> None:
-    available = available_providers()
-    if provider in available:
-        return
-    if provider not in PROVIDERS:
-        raise ProviderError(
-            f"unknown provider {provider!r}",
-            expected=f"one of {', '.join([AUTO, *PROVIDERS])}",
-            found=f"{provider!r}; available here: {', '.join(available)}",
-            hint="--provider auto",
-        )
-    raise ProviderError(
-        f"provider {provider} is not in this onnxruntime",
-        expected=PROVIDERS[provider].onnxruntime_name,
-        found=f"available here: {', '.join(available)}",
-        hint=f"install {PROVIDERS[provider].package} in place of onnxruntime, or --provider auto",
     )
 
 

@@ -13,8 +13,8 @@ from kiloword import __version__
 from kiloword.cli import main
 from kiloword.commands.common import PROVIDERS
 from kiloword.runtime.outputs import FORMATS
-from kiloword.runtime.sessions import AUTO
-from kiloword.runtime.sessions import PROVIDERS as SESSION_PROVIDERS
+from kiloword.runtime.providers import AUTO
+from kiloword.runtime.providers import PROVIDERS as SESSION_PROVIDERS
 from tests.docs_scripts import load_docs_script
 
 COMMANDS = sorted(main.commands)

@@ -13,9 +13,10 @@ import onnxruntime
 import pytest
 
 from kiloword import Bundle, BundleError, ConfigError, KilowordError, ProviderError, load_bundle
-from kiloword.runtime import sessions
+from kiloword.runtime import providers, sessions
 from kiloword.runtime.bundle import write_manifest
-from kiloword.runtime.sessions import available_providers, load_sessions
+from kiloword.runtime.providers import available_providers
+from kiloword.runtime.sessions import load_sessions
 from tests.bundles import Kind
 
 
@@ -46,7 +47,7 @@ def test_provider_that_is_not_there(
     with pytest.raises(ProviderError) as caught:
         load_sessions(bundles["transformer"], provider)
     message = str(caught.value)
-    assert f"expected {sessions.PROVIDERS[provider].onnxruntime_name}, found available here: cpu" in message
+    assert f"expected {providers.PROVIDERS[provider].onnxruntime_name}, found available here: cpu" in message
     assert f"install {package}" in message
 
 
@@ -91,7 +92,7 @@ def test_a_device_that_nobody_named_is_always_said(
     said: str,
 ) -> None:
     """At the level of warnings, which all commands show; the processor is what everybody expects."""
-    monkeypatch.setattr(sessions, "available_providers", lambda: [taken])
+    monkeypatch.setattr(providers, "available_providers", lambda: [taken])
     monkeypatch.setattr(
         sessions, "_load_on", lambda _bundle, provider, _threads: SimpleNamespace(provider=provider)
     )
