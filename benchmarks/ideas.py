@@ -68,6 +68,7 @@ _END_TO_END = (
 IDEAS = (
     Idea(BASELINE),
     Idea("baseline, seed 2", ("seed=2",)),
+    Idea("baseline, seed 3", ("seed=3",)),
     Idea("concepts", _CONCEPTS),
     Idea("COCO three times", ("data.train.1.repeat=3", "stages.0.passes=1")),
     Idea("COCO left out", (f"data.train=[{_FLICKR8K}]", "stages.0.passes=3")),
@@ -86,7 +87,6 @@ IDEAS = (
     Idea("one caption, twice the passes", ("stages.0.captions_per_image=1", "stages.0.passes=4")),
     Idea("four blocks", ("decoder.depth=4",)),
     Idea("width 256", ("decoder.width=256", "decoder.heads=4")),
-    Idea("baseline, seed 3", ("seed=3",)),
     Idea("end to end afterwards", (_END_TO_END.format(distillation=0.0),)),
     Idea("end to end, distilled", (_END_TO_END.format(distillation=0.5),)),
     Idea("taught by a larger captioner", taught=True),
