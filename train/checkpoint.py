@@ -152,7 +152,8 @@ def start_from(
     own, given = model.state_dict(), _read_weights(directory)
     if "encoder.pos_embed" in own.keys() & given.keys():
         given["encoder.pos_embed"] = _resampled(given["encoder.pos_embed"], own["encoder.pos_embed"])
-    if by_word and tokenizer is not None:
+    reads = any(name.startswith("decoder.") for name in own.keys() & given.keys())
+    if by_word and reads and tokenizer is not None:
         _rearrange_words(given, own, load_tokenizer(directory).get_vocab(), tokenizer.get_vocab())
     shared = {name for name in own.keys() & given.keys() if name.startswith(part)}
     problems = [
@@ -160,9 +161,7 @@ def start_from(
         for name in sorted(shared)
         if own[name].shape != given[name].shape
     ]
-    reads = any(name.startswith("decoder.") for name in shared)
-    same = by_word or not tokenizer or tokenizer.get_vocab() == load_tokenizer(directory).get_vocab()
-    if reads and not same:
+    if reads and tokenizer and not by_word and tokenizer.get_vocab() != load_tokenizer(directory).get_vocab():
         problems.append(
             "the checkpoint has another vocabulary than this run "
             f'(a recipe keeps it with [tokenizer] checkpoint = "{directory}", or goes on with its own by '

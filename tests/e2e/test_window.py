@@ -165,7 +165,8 @@ def test_keys(display: str, webcam: subprocess.Popen[str], tmp_path: Path) -> No
     window = find_window(display, webcam)
     assert webcam.stdout
     webcam.stdout.readline()
-    press(display, window, "s", lambda: bool(list((tmp_path / "saved").glob("*.jpg"))))
+    # The caption is written after its photo.
+    press(display, window, "s", lambda: bool(list((tmp_path / "saved").glob("*.txt"))))
     (photo, *_) = (tmp_path / "saved").glob("*.jpg")
     with Image.open(photo) as image:
         assert image.size == (128, 96)
