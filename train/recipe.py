@@ -284,6 +284,8 @@ class Recipe:
         distils = any(stage.distillation > 0 for stage in self.stages)
         if distils and (self.encoder.kind != "vit" or self.encoder.weights is None):
             found.append("distillation: expected an encoder of kind 'vit' with weights and their classifier")
+        if self.start_words and self.start is None:
+            found.append("start_words: expected a start, whose vocabulary it is about")
         found += self._length_problems() + self._task_problems() + self._concept_problems()
         found += [f"generation.{problem}" for problem in too_small(self.generation, 1, "num_beams")]
         return found

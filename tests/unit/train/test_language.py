@@ -201,6 +201,12 @@ def test_with_start_words_each_word_finds_its_own_vector(root: Path, learned: Pa
     assert all(torch.equal(state[name], given[name]) for name in rest)
 
 
+def test_start_words_without_a_start_are_refused(root: Path, learned: Path) -> None:
+    table = captioner(root, learned / "best").as_table()
+    with pytest.raises(ConfigError, match="start_words: expected a start"):
+        recipe_from_table({**table, "start": None, "start_words": True})
+
+
 def test_it_writes_no_captions(learned: Path) -> None:
     with pytest.raises(CheckpointError, match=r"of task language writes no captions.*start = "):
         load_checkpoint(learned / "best")
