@@ -16,7 +16,6 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +27,9 @@ from benchmarks.checkpoints import export_fp32, find_checkpoint
 from benchmarks.machine import REPOSITORY, shown_path, write_result
 from benchmarks.quality import DATA, DATA_SETS
 from kiloword.runtime.bundle import DEFAULT_BUNDLE, Bundle, load_bundle
+from kiloword.runtime.captioner import Captioner
 from kiloword.runtime.errors import KilowordError
-from kiloword.runtime.generation import generate
 from kiloword.runtime.images import load_image
-from kiloword.runtime.sessions import load_sessions
 from kiloword.runtime.web.build import ONNXRUNTIME_WEB
 from kiloword.runtime.web.packages import npm_package
 from kiloword.train.datasets import load_records
@@ -55,15 +53,13 @@ def photos_of(dataset: str, count: int) -> list[Path]:
 
 def python_tokens(bundle: Bundle, pixels: NDArray[np.uint8]) -> tuple[Tokens, float]:
     """Greedy token ids of each photo by itself, and the median milliseconds of one."""
-    sessions = load_sessions(bundle, "cpu", 1)
-    settings = replace(bundle.manifest.generation, num_beams=1)
     ids, ms = [], []
-    for photo in range(len(pixels)):
-        began = time.perf_counter()
-        encoded = sessions.encoder.encode(pixels[photo : photo + 1])
-        found = generate(sessions.decoder, encoded, bundle.manifest.tokens, settings)[0]
-        ms.append(1e3 * (time.perf_counter() - began))
-        ids.append(list(found.token_ids))
+    with Captioner.load(bundle.directory, provider="cpu", threads=1) as captioner:
+        for photo in range(len(pixels)):
+            began = time.perf_counter()
+            (caption,) = captioner.caption_pixels(pixels[photo : photo + 1], num_beams=1)
+            ms.append(1e3 * (time.perf_counter() - began))
+            ids.append(list(caption.token_ids))
     return ids, statistics.median(ms)
 
 
