@@ -7,7 +7,8 @@ falls back to the processor without a word that a program could see (microsoft/o
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,11 @@ _SILENT_BUT_ERRORS = 3
 _SMALL_BYTES = 64 << 20
 
 
+# What a processor computes for several pictures at once leaves its caches: eight in pieces of two took 0.94
+# of the time of eight at once for the bundle in the package, 0.98 for ViT-B/16, the same to the bit.
+PICTURES_AT_ONCE = 2
+
+
 class EncoderSession:
     """encoder.onnx: pixels in, everything that depends on the image alone out."""
 
@@ -56,9 +62,11 @@ class EncoderSession:
         spec: GraphSpec,
         path: Path,
         huge_pages: HugePages | None = None,
+        piece: int | None = None,
     ) -> None:
         self._session = session
         self._path = path
+        self._piece = piece
         self._huge_pages = huge_pages
         self._pixels = spec.inputs_of("pixels")[0].name
         # Outputs that feed nothing are for other readers and are not computed here.
@@ -73,10 +81,30 @@ class EncoderSession:
         Returns:
             Each context tensor and initial state, by the name of the decoder input that takes it.
         """
-        outputs = _run(self._session, self._path, list(self._targets), {self._pixels: pixels})
+        outputs = self._run_in_pieces(pixels)
         if self._huge_pages is not None:
             self._huge_pages.seen(len(pixels))
         return dict(zip(self._targets.values(), outputs, strict=True))
+
+    def _run_in_pieces(self, pixels: NDArray[np.uint8]) -> list[NDArray[Any]]:
+        """The outputs for all pictures, of which the processor computes a few at a time."""
+        piece = self._piece or len(pixels)
+        names = list(self._targets)
+        first = _run(self._session, self._path, names, {self._pixels: pixels[:piece]})
+        if len(pixels) <= piece:
+            return first
+        whole = [np.empty((len(pixels), *part.shape[1:]), part.dtype) for part in first]
+        for target, part in zip(whole, first, strict=True):
+            target[:piece] = part
+        for start in range(piece, len(pixels), piece):
+            given = np.ascontiguousarray(pixels[start : start + piece])
+            _run_into(
+                self._session,
+                self._path,
+                {self._pixels: given},
+                {name: target[start : start + piece] for name, target in zip(names, whole, strict=True)},
+            )
+        return whole
 
 
 class DecoderSession:
@@ -260,7 +288,13 @@ def _load_on(bundle: Bundle, provider: str, threads: int) -> Sessions:
         }
     huge_pages = HugePages() if provider == "cpu" and sizes[first] > _SMALL_BYTES else None
     return Sessions(
-        EncoderSession(sessions[bundle.encoder_path], manifest.encoder, bundle.encoder_path, huge_pages),
+        EncoderSession(
+            sessions[bundle.encoder_path],
+            manifest.encoder,
+            bundle.encoder_path,
+            huge_pages,
+            PICTURES_AT_ONCE if provider == "cpu" else None,
+        ),
         DecoderSession(sessions[bundle.decoder_path], manifest.decoder, bundle.decoder_path),
         provider,
     )
@@ -333,13 +367,30 @@ def _empty_state(tensor: TensorSpec, rows: int) -> NDArray[Any]:
 
 
 def _run(session: Any, path: Path, outputs: list[str], feeds: Tensors) -> list[NDArray[Any]]:
-    try:
+    with _errors_named(path):
         results: list[NDArray[Any]] = session.run(outputs, feeds)
+    return results
+
+
+def _run_into(session: Any, path: Path, feeds: Tensors, results: Tensors) -> None:
+    """Runs a graph on the processor; the results are written into contiguous arrays that are there."""
+    binding = session.io_binding()
+    for bind, arrays in ((binding.bind_input, feeds), (binding.bind_output, results)):
+        for name, array in arrays.items():
+            bind(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+    with _errors_named(path):
+        session.run_with_iobinding(binding)
+
+
+@contextmanager
+def _errors_named(path: Path) -> Iterator[None]:
+    """What onnxruntime says while it runs a graph, as ours and with the graph's file."""
+    try:
+        yield
     except _onnxruntime_errors() as error:
         raise KilowordError(
             "onnxruntime failed while running it", path=path, found=_first_line(error)
         ) from error
-    return results
 
 
 def _onnxruntime_errors() -> tuple[type[Exception], ...]:

@@ -26,6 +26,36 @@ def test_cpu_is_what_runs(bundle: Bundle) -> None:
     assert load_sessions(bundle, "cpu", 1).provider == "cpu"
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 8])
+def test_many_pictures_are_as_each_alone(bundle: Bundle, count: int) -> None:
+    """Whatever the processor computes at once, each picture's encoding is its own, to the bit."""
+    shape = (count, bundle.manifest.image.height, bundle.manifest.image.width, 3)
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    encoder = load_sessions(bundle, "cpu", 1).encoder
+    alone = [encoder.encode(pixels[index : index + 1]) for index in range(count)]
+    together = encoder.encode(pixels[:, ::-1, ::-1][:, ::-1, ::-1])  # an array that is not in one piece
+    for name, values in together.items():
+        assert np.array_equal(values, np.concatenate([one[name] for one in alone])), name
+
+
+def test_a_failure_among_many_pictures_names_the_file(
+    bundles: dict[Kind, Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The later pieces of a batch fail as the first one does."""
+    bundle = bundles["transformer"]
+    encoder = load_sessions(bundle, "cpu", 1).encoder
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("no room\nfor it")
+
+    monkeypatch.setattr(onnxruntime.InferenceSession, "run_with_iobinding", fail)
+    shape = (3, bundle.manifest.image.height, bundle.manifest.image.width, 3)
+    with pytest.raises(KilowordError) as caught:
+        encoder.encode(np.zeros(shape, np.uint8))
+    assert "no room" in str(caught.value)
+    assert str(bundle.encoder_path) in str(caught.value)
+
+
 def test_unknown_provider(bundles: dict[Kind, Bundle]) -> None:
     with pytest.raises(ProviderError) as caught:
         load_sessions(bundles["transformer"], "gpu")
