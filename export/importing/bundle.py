@@ -15,6 +15,7 @@ from typing import Any
 from kiloword.export.card import CARD_FILE
 from kiloword.export.export import FP32, INT8, check_replaceable
 from kiloword.export.gate import CaptionedPhotos
+from kiloword.export.graph_files import graph_bytes
 from kiloword.export.importing.card import write_card
 from kiloword.export.importing.encoder import fused_attention
 from kiloword.export.importing.foreign import Foreign, Request
@@ -227,7 +228,7 @@ def _export(foreign: Foreign, directory: Path) -> Parity:
         path = directory / spec.file
         with fused_attention(module):
             export_graph(module, spec, path, vocab_size=decoder.vocab_size, positional=positional)
-        logger.info("exported %s, %.1f MB", spec.file, path.stat().st_size / 1e6)
+        logger.info("exported %s, %.1f MB", spec.file, graph_bytes(path) / 1e6)
     graphs = Graphs(
         encoder,
         foreign.encoder_spec,
