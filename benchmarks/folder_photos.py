@@ -41,11 +41,16 @@ def make_photos(folder: Path, count: int, size: tuple[int, int] = SIZE_12_MP, di
     """
     pictures = list(_pictures(size, min(count, distinct)))
     for number in range(count):
-        path = folder / f"{number // _PER_FOLDER:03d}" / f"{number:06d}.jpg"
+        path = photo_path(folder, number)
         if path.exists():
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(with_comment(pictures[number % len(pictures)], f"photo {number}"))
+
+
+def photo_path(folder: Path, number: int) -> Path:
+    """Where `make_photos` puts a photo."""
+    return folder / f"{number // _PER_FOLDER:03d}" / f"{number:06d}.jpg"
 
 
 def with_comment(jpeg: bytes, comment: str) -> bytes:
