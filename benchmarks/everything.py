@@ -1,8 +1,9 @@
 """All measurements of docs/BENCHMARKS.md, one after the other, and then the page: what `make bench` runs.
 
-    python -m benchmarks.everything [--quick]
+    python -m benchmarks.everything [--quick] [--with-peers]
 
 Each is a process of its own. What cannot run here (no torch, no checkpoint) is named, and the rest goes on.
+Results that are in benchmarks/results/ for this processor are replaced, by a quick run as well.
 """
 
 from __future__ import annotations
@@ -10,41 +11,73 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import click
 
 from benchmarks.machine import REPOSITORY
 
-PARTS = {
-    "speed": ["--rounds", "12"],
-    "this_machine": ["--quick"],
-    "ways": ["--rounds", "10"],
-    "install_size": [],
-    "counted_work": [],
-    "cold_start": ["--runs", "3"],
-    "browser": ["--count", "8"],
-    "quality": [],
+FOLDER = "FOLDER"
+"""Among arguments: an empty folder, which is gone afterwards."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One benchmark."""
+
+    arguments: tuple[str, ...] = ()
+    quick: tuple[str, ...] | None = ()
+    """Further arguments of a quick run; None leaves it out of one."""
+
+
+PARTS: Mapping[str, Part] = {
+    "speed": Part(quick=("--rounds", "12")),
+    "this_machine": Part(quick=("--quick",)),
+    "gpu": Part(("--device", "cpu", "--batch-size", "1"), ("--rounds", "6")),
+    "ways": Part(quick=("--rounds", "10")),
+    "install_size": Part(),
+    "counted_work": Part(),
+    "cold_start": Part(quick=("--runs", "3")),
+    "browser": Part(quick=("--count", "8")),
+    "growth": Part((FOLDER,), ("--most", "1000", "--rounds", "20", "--folder-rounds", "1")),
+    "quality": Part(quick=None),
 }
-"""Benchmarks, and what makes each quick; `growth` needs a folder and is apart."""
-SLOW = ("quality",)
+PEERS: Mapping[str, Part] = {
+    "peers": Part(quick=("--rounds", "6")),
+    "imported": Part(("--with-optimum",), ("--without-fp32", "--rounds", "2")),
+}
+"""These download other programs into environments of their own; OpenVINO's takes 600 MB."""
+
+
+def parts_of(*, quick: bool, with_peers: bool) -> dict[str, list[str]]:
+    """What is run, with its arguments."""
+    chosen = {**PARTS, **(PEERS if with_peers else {})}
+    return {
+        name: [*part.arguments, *((part.quick or ()) if quick else ())]
+        for name, part in chosen.items()
+        if not (quick and part.quick is None)
+    }
 
 
 def run(name: str, arguments: list[str]) -> bool:
     """Run one benchmark; False where it failed."""
     click.echo(f"== {name}", err=True)
-    command = [sys.executable, "-m", f"benchmarks.{name}", *arguments]
-    return subprocess.run(command, cwd=REPOSITORY, check=False).returncode == 0
+    with tempfile.TemporaryDirectory() as folder:
+        given = [folder if argument == FOLDER else argument for argument in arguments]
+        command = [sys.executable, "-m", f"benchmarks.{name}", *given]
+        return subprocess.run(command, cwd=REPOSITORY, check=False).returncode == 0
 
 
 @click.command()
 @click.option("--quick", is_flag=True, help="A few rounds of each, small folders, and no quality.")
-def main(quick: bool) -> None:
+@click.option(
+    "--with-peers", is_flag=True, help="Also OpenVINO, transformers and optimum, which are downloaded."
+)
+def main(quick: bool, with_peers: bool) -> None:
     """Measure everything and write docs/BENCHMARKS.md."""
-    names = [name for name in PARTS if not (quick and name in SLOW)]
-    failed = [name for name in names if not run(name, PARTS[name] if quick else [])]
-    with tempfile.TemporaryDirectory() as folder:
-        if not run("growth", [folder, "--most", "1000" if quick else "100000"]):
-            failed.append("growth")
+    parts = parts_of(quick=quick, with_peers=with_peers)
+    failed = [name for name, arguments in parts.items() if not run(name, arguments)]
     subprocess.run([sys.executable, "docs/benchmarks.py"], cwd=REPOSITORY, check=True)
     if failed:
         raise click.ClickException(f"not measured: {', '.join(failed)}")

@@ -136,12 +136,20 @@ def make_optimum(checkpoint: Path, directory: Path) -> tuple[Path, Path]:
     return python, target
 
 
-def start(name: str, python: Path, kind: str, directory: Path, threads: int) -> Contestant:
+def start(
+    name: str,
+    python: Path,
+    kind: str,
+    directory: Path,
+    threads: int,
+    worker: Path = WORKER,
+    environment: Mapping[str, str] = os.environ,
+) -> Contestant:
     """Start a worker and wait until it has loaded, from files that are in memory: disks do not compete."""
     _read_once(directory)
-    variables = {**os.environ, "OMP_NUM_THREADS": str(threads), "TRANSFORMERS_VERBOSITY": "error"}
+    variables = {**environment, "OMP_NUM_THREADS": str(threads), "TRANSFORMERS_VERBOSITY": "error"}
     process = subprocess.Popen(
-        [str(python), str(WORKER), kind, str(directory), str(threads)],
+        [str(python), str(worker), kind, str(directory), str(threads)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
