@@ -217,21 +217,23 @@ def operator_rows(rounds: int) -> Iterator[dict[str, Any]]:
             }
 
 
-_ROWS, _WIDTH, _WIDE = 197, 192, 768
+_ROWS, _WIDTH, _WIDE, _HEADS = 197, 192, 768, 3
 Form = list[tuple[str, str, list[str], list[str], dict[str, Any]]]
 """Domain, operator, inputs, outputs and attributes of nodes; what they read is made by `_value`."""
 _OURS = "com.microsoft"
 
 
 def _forms() -> dict[str, dict[str, Form]]:
-    heads = {"q_num_heads": 3, "kv_num_heads": 3}
+    heads = {"q_num_heads": _HEADS, "kv_num_heads": _HEADS}
     product = ["rows_u8", "square_i8", "scale", "scales", "zero_u8"]
     return {
         "attention": {
             "Attention": [("", "Attention", ["query", "key", "value"], ["r"], heads)],
             "MultiHeadAttention": [
-                (_OURS, "MultiHeadAttention", ["query", "key", "value"], ["r"], {"num_heads": 3})
+                (_OURS, "MultiHeadAttention", ["query", "key", "value"], ["r"], {"num_heads": _HEADS})
             ],
+            "products of bytes, softmax of floats": _attention_with_byte_products(),
+            "products and softmax of bytes": _attention_of_bytes(),
         },
         "activation": {
             "Gelu": [("", "Gelu", ["wide"], ["r"], {})],
@@ -260,6 +262,63 @@ def _forms() -> dict[str, dict[str, Form]]:
     }
 
 
+def _bytes_by_head(zero_u8: str, zero_i8: str) -> Form:
+    """Query, key and value as bytes, cut into heads; the key is transposed, too."""
+    return [
+        node
+        for name, zero, axes in (
+            ("query", zero_u8, [0, 2, 1, 3]),
+            ("key", zero_i8, [0, 2, 3, 1]),
+            ("value", zero_i8, [0, 2, 1, 3]),
+        )
+        for node in (
+            ("", "QuantizeLinear", [name, "scale", zero], [f"{name}_8"], {}),
+            ("", "Reshape", [f"{name}_8", "by_head"], [f"{name}_by_head"], {}),
+            ("", "Transpose", [f"{name}_by_head"], [f"{name}_heads"], {"perm": axes}),
+        )
+    ]
+
+
+_JOINED: Form = [
+    ("", "Transpose", ["mixed"], ["mixed_rows"], {"perm": [0, 2, 1, 3]}),
+    ("", "Reshape", ["mixed_rows", "joined"], ["r"], {}),
+]
+
+
+def _attention_with_byte_products() -> Form:
+    """Attention whose two products multiply bytes; its weights are made of floats."""
+    return [
+        *_bytes_by_head("zero_u8", "zero_i8"),
+        ("", "MatMulInteger", ["query_heads", "key_heads", "zero_u8", "zero_i8"], ["sums"], {}),
+        ("", "Cast", ["sums"], ["sums_float"], {"to": TensorProto.FLOAT}),
+        ("", "Mul", ["sums_float", "scale"], ["scores"], {}),
+        ("", "Softmax", ["scores"], ["weights"], {}),
+        ("", "QuantizeLinear", ["weights", "share", "none_u8"], ["weights_8"], {}),
+        ("", "MatMulInteger", ["weights_8", "value_heads", "none_u8", "zero_i8"], ["mixed_sums"], {}),
+        ("", "Cast", ["mixed_sums"], ["mixed_float"], {"to": TensorProto.FLOAT}),
+        ("", "Mul", ["mixed_float", "share"], ["mixed"], {}),
+        *_JOINED,
+    ]
+
+
+def _attention_of_bytes() -> Form:
+    """Attention in which nothing but bytes goes from node to node: `exp` is a table of 256 values."""
+    query, key, value = (
+        [f"{name}_heads", "scale", zero]
+        for name, zero in (("query", "zero_u8"), ("key", "zero_i8"), ("value", "zero_i8"))
+    )
+    scores, weights = ["scores_8", "scale", "zero_u8"], ["weights_8", "share", "none_u8"]
+    softmax = {"axis": -1, "opset": 13}
+    return [
+        *_bytes_by_head("zero_u8", "zero_i8"),
+        ("", "QLinearMatMul", [*query, *key, "scale", "zero_u8"], ["scores_8"], {}),
+        (_OURS, "QLinearSoftmax", [*scores, "share", "none_u8"], ["weights_8"], softmax),
+        ("", "QLinearMatMul", [*weights, *value, "scale", "zero_u8"], ["mixed_8"], {}),
+        ("", "DequantizeLinear", ["mixed_8", "scale", "zero_u8"], ["mixed"], {}),
+        *_JOINED,
+    ]
+
+
 def _value(name: str) -> np.ndarray[Any, Any]:
     random = np.random.default_rng(0)
     values: dict[str, np.ndarray[Any, Any]] = {
@@ -269,7 +328,12 @@ def _value(name: str) -> np.ndarray[Any, Any]:
         "square_i8": random.integers(-63, 64, (_WIDTH, _WIDTH)).astype(np.int8),
         "scale": np.array(0.02, np.float32),
         "scales": np.full(_WIDTH, 0.01, np.float32),
+        "share": np.array(1 / 255, np.float32),
         "zero_u8": np.array(128, np.uint8),
+        "none_u8": np.array(0, np.uint8),
+        "zero_i8": np.array(0, np.int8),
+        "by_head": np.array([1, _ROWS, _HEADS, _WIDTH // _HEADS]),
+        "joined": np.array([1, _ROWS, _WIDTH]),
         "zeros_i8": np.zeros(_WIDTH, np.int8),
         "gain": np.ones(_WIDTH, np.float32),
         "bias": np.ones(_WIDTH, np.float32),

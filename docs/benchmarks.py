@@ -12,21 +12,21 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 DOCS = Path(__file__).resolve().parent
 REPOSITORY = DOCS.parent
 sys.path.insert(0, str(DOCS))
 
 from benchmark_ideas import IDEAS  # noqa: E402
+from benchmark_peers import compiled, imported, imported_targets, openvino, same_weights  # noqa: E402
+from benchmark_tables import Result, table  # noqa: E402
 
 PAGE = DOCS / "BENCHMARKS.md"
 PICTURE = DOCS / "benchmarks.png"
 RESULTS = REPOSITORY / "benchmarks" / "results"
 BEGIN = "<!-- From here on written by docs/benchmarks.py; change it and run it again. -->"
 END = "<!-- Up to here. -->"
-
-Result = dict[str, Any]
+_SIZES = ("bytes", "bytecode_bytes", "imported_bytecode_bytes")
 
 
 def newest(name: str) -> Result | None:
@@ -42,8 +42,10 @@ def text() -> str:
         *_targets(),
         *_photo(newest("this_machine")),
         *_starts(newest("this_machine")),
-        *_peers(newest("speed")),
-        *_compiled(newest("gpu_cpu")),
+        *same_weights(newest("speed")),
+        *compiled(newest("gpu_cpu")),
+        *openvino(newest("peers")),
+        *imported(newest("imported")),
         *_growth(newest("growth")),
         *_size(newest("install_size")),
         *_ideas(),
@@ -75,7 +77,7 @@ def _machine(result: Result | None) -> Iterator[str]:
 def _targets() -> Iterator[str]:
     """What was to be reached, and what was measured last."""
     yield from ("## Targets", "")
-    yield from _table(["", "target", "measured"], list(_target_rows()))
+    yield from table(["", "target", "measured"], list(_target_rows()))
     yield ""
 
 
@@ -116,15 +118,21 @@ def _target_rows() -> Iterator[list[str]]:
             if (row["variant"], row["num_beams"], row["batch_size"]) == ("int8 bundle", 1, 1)
         )
         yield ["over torch eager, greedy", "6x", f"{row['times_as_fast_as']['torch eager fp32']:.2f}x"]
+    captioner, growth = newest("imported"), newest("growth")
+    if captioner is not None:
+        yield from imported_targets(captioner)
+    if growth is not None:
+        few, many = _folders(growth)[0], _folders(growth)[-1]
+        name = f"a new photo in a folder of {many['known']:,} over one of {few['known']:,}"
+        yield [name, "the same", f"{many['ms_per_new_photo'] / few['ms_per_new_photo']:.2f}x"]
     if sizes is not None:
-        total, bytecode = (
-            sum(row[key] for row in sizes["measurements"]) for key in ("bytes", "bytecode_bytes")
-        )
+        total, bytecode, imported = (sum(row[key] for row in sizes["measurements"]) for key in _SIZES)
         yield ["wheel with the model", "14 MB", f"{sizes['settings']['wheel_bytes'] / 1e6:.1f} MB"]
         yield [
             "core on disk",
             "220 MB",
-            f"{total / 1e6:.0f} MB, and {bytecode / 1e6:.0f} MB of bytecode that pip writes",
+            f"{(total + imported) / 1e6:.0f} MB after `pip install --no-compile` and a first caption; "
+            f"{(total + bytecode) / 1e6:.0f} MB without that option",
         ]
 
 
@@ -147,7 +155,7 @@ def _photo(result: Result | None) -> Iterator[str]:
         for case in photo["cases"]
     ]
     heads = ["", "threads", "median", "p95", "processor", "floor", "x floor", "x one thread"]
-    yield from _table(heads, rows)
+    yield from table(heads, rows)
     encoder, step = photo["encoder"], photo["step"]
     yield ""
     yield (
@@ -176,71 +184,54 @@ def _starts(result: Result | None) -> Iterator[str]:
         if one["cache"] == "warm"
     ]
     yield from ("## Fresh processes", "")
-    yield from _table(["", "page cache warm", "page cache cold", "peak memory"], rows)
+    yield from table(["", "page cache warm", "page cache cold", "peak memory"], rows)
     yield ""
 
 
-def _peers(result: Result | None) -> Iterator[str]:
-    if result is None:
-        return
-    yield from ("## The same weights elsewhere", "")
-    rows = []
-    for row in result["measurements"]:
-        ours = row["times_as_fast_as"].get("int8 bundle")
-        rows.append(
-            [
-                row["variant"],
-                str(row["batch_size"]),
-                str(row["num_beams"]),
-                f"{row['wall_ms']['median']:.1f} ms",
-                f"{row['wall_ms']['p95']:.1f} ms",
-                "" if ours is None else f"{1 / ours:.2f}x",
-            ]
-        )
-    yield from _table(["", "batch", "beams", "median for a photo", "p95", "int8 is faster by"], rows)
-    yield ""
-
-
-def _compiled(result: Result | None) -> Iterator[str]:
-    """What the GPU benchmark finds when it runs on a processor: the rival that `speed` lacks."""
-    if result is None:
-        return
-    rows = [
-        [
-            row["variant"],
-            str(row["batch_size"]),
-            f"{row['photos_per_s']:.1f}",
-            f"{row['kiloword_times_as_fast']:.2f}x",
-            f"{row['same_captions_as_kiloword']:.0%}",
-        ]
-        for row in result["measurements"]
-    ]
-    yield "`python -m benchmarks.gpu --device cpu`, greedy, one thread, the int8 bundle and fp32 in torch:"
-    yield ""
-    yield from _table(["", "batch", "photos/s", "kiloword is faster by", "same captions"], rows)
-    yield ""
+def _folders(result: Result) -> list[Result]:
+    return [row for row in result["measurements"] if row["measurement"] == "folder"]
 
 
 def _growth(result: Result | None) -> Iterator[str]:
     if result is None:
         return
-    folders = [row for row in result["measurements"] if row["measurement"] == "folder"]
+    folders = _folders(result)
     tokens = [row for row in result["measurements"] if row["measurement"] == "token"]
     yield from ("## Growth", "")
     rows = [
         [
             f"{row['known']:,}",
             f"{row['walk_s']:.2f} s",
+            f"{row['write_s']:.2f} s",
             f"{row['ms_per_new_photo']:.1f} ms",
         ]
         for row in folders
     ]
-    heads = ["photos that are done", "walk over them", f"each of {folders[0]['new']} new ones"]
-    yield from _table(heads, rows)
+    heads = ["photos that are done", "a run with nothing to do", "writing the output anew adds"]
+    yield from table([*heads, f"each of {folders[0]['new']} new ones adds"], rows)
     yield ""
-    yield from _table(
+    few, many = folders[0], folders[-1]
+    more = max(many["known"] - few["known"], 1)
+    looking, writing = (1e6 * (many[name] - few[name]) / more for name in ("walk_s", "write_s"))
+    yield (
+        f"A photo that is done takes {looking:.0f} us to look at and {writing:.0f} us to write again, in a "
+        "folder of any size."
+    )
+    yield ""
+    yield from table(
         ["tokens read before", *(str(row["tokens_before"]) for row in tokens)],
-        [["milliseconds of the next", *(f"{row['ms']:.2f}" for row in tokens)]],
+        [
+            ["milliseconds of the next", *(f"{row['ms']:.2f}" for row in tokens)],
+            [
+                "of them attention, and moving what it reads",
+                *(f"{row['attention_ms']:.2f}" for row in tokens),
+            ],
+        ],
+    )
+    yield ""
+    yield (
+        "The decoder here is the shipped one with its table of places repeated, for it has 40; "
+        "what a step takes does not depend on what is in the table."
     )
     yield ""
 
@@ -252,21 +243,23 @@ def _size(result: Result | None) -> Iterator[str]:
     rows = result["measurements"]
     large = [row for row in rows if row["bytes"] + row["bytecode_bytes"] > 4e6]
     small = [row for row in rows if row not in large]
+    groups = [(row["package"], [row]) for row in large]
+    groups += [(f"{len(small)} others", small), ("together", rows)]
     lines = [
-        [row["package"], f"{row['bytes'] / 1e6:.1f} MB", f"{row['bytecode_bytes'] / 1e6:.1f} MB"]
-        for row in large
+        [name, *(f"{sum(row[key] for row in some) / 1e6:.1f} MB" for key in _SIZES)] for name, some in groups
     ]
-    for name, some in ((f"{len(small)} others", small), ("together", rows)):
-        lines.append(
-            [name, *(f"{sum(row[key] for row in some) / 1e6:.1f} MB" for key in ("bytes", "bytecode_bytes"))]
-        )
-    yield from _table(["", "files", "bytecode"], lines)
+    yield from table(["", "files", "bytecode that pip writes", "bytecode of what captions import"], lines)
+    yield ""
+    yield (
+        "`make demo` installs with `--no-compile`: then there is bytecode of what has been imported, and no "
+        "other. The last column is that of `kiloword caption examples/photos --format table`."
+    )
     yield ""
 
 
 def _ideas() -> Iterator[str]:
     yield from ("## Ideas", "")
-    yield from _table(
+    yield from table(
         ["Idea", "predicted", "measured", "verdict"],
         [[idea.name, idea.predicted, idea.measured, idea.verdict] for idea in IDEAS],
     )
@@ -290,7 +283,7 @@ def _ways(result: Result | None) -> Iterator[str]:
         for row in rows
         if row["measurement"] == "session"
     ]
-    yield from _table(["", "both graphs loaded", "encoder", "a token", "same values"], sessions)
+    yield from table(["", "both graphs loaded", "encoder", "a token", "same values"], sessions)
     yield ""
     loops = [
         [
@@ -302,7 +295,7 @@ def _ways(result: Result | None) -> Iterator[str]:
         for row in rows
         if row["measurement"] == "loop"
     ]
-    yield from _table(["beams", "search in Python", "search in one graph", ""], loops)
+    yield from table(["beams", "search in Python", "search in one graph", ""], loops)
     yield ""
     operators = [
         [
@@ -314,13 +307,8 @@ def _ways(result: Result | None) -> Iterator[str]:
         for row in rows
         if row["measurement"] == "operator"
     ]
-    yield from _table(["197 rows", "ours", "other form", ""], operators)
+    yield from table(["197 rows", "ours", "other form", ""], operators)
     yield ""
-
-
-def _table(heads: list[str], rows: list[list[str]]) -> Iterator[str]:
-    for row in [heads, ["---"] * len(heads), *rows]:
-        yield f"| {' | '.join(row)} |"
 
 
 def page(before: str) -> str:

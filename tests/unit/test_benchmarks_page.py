@@ -44,3 +44,40 @@ def test_every_idea_says_all(benchmarks: ModuleType) -> None:
     for idea in benchmarks.IDEAS:
         assert all(cell.strip() and "|" not in cell and "\n" not in cell for cell in idea), idea.name
         assert idea.verdict.split()[0].rstrip(":;") in {"kept", "dropped", "open", "not"}, idea.name
+
+
+def _imported(variant: str, ms: float, ratios: dict[str, float]) -> dict[str, object]:
+    return {
+        "variant": variant,
+        "batch_size": 1,
+        "num_beams": 4,
+        "wall_ms": {"median": ms, "p95": ms},
+        "times_as_fast_as": ratios,
+        "load_and_first_encode_ms": 1e3,
+        "peak_rss_bytes": 5_000_000,
+    }
+
+
+def test_an_imported_captioner_stands_beside_its_rivals_and_targets(benchmarks: ModuleType) -> None:
+    """The ratio of int8's own row; of a contestant that int8's last run left out, the reverse of its own."""
+    result = {
+        "date": "2026-01-01",
+        "versions": {"torch": "2"},
+        "settings": {
+            "max_new_tokens": 16,
+            "threads": 1,
+            "int8": {"recipe": "static"},
+            "optimum_versions": None,
+        },
+        "measurements": [
+            _imported("transformers eager", 700.0, {"kiloword int8": 0.2}),
+            _imported("kiloword fp32", 200.0, {"kiloword int8": 0.5}),
+            _imported("kiloword int8", 100.0, {"transformers eager": 6.9}),
+        ],
+    }
+    rows = [line for line in benchmarks.imported(result) if line.startswith("| ")]
+    assert rows[2:] == [
+        "| kiloword int8 | 1 | 4 | 100 ms | 100 ms |  |  | 5 MB |",
+        "| kiloword fp32 | 1 | 4 | 200 ms | 200 ms | 2.00x |  | 5 MB |",
+        "| transformers eager | 1 | 4 | 700 ms | 700 ms | 6.90x | 6.2x, 7x | 5 MB |",
+    ]
