@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from kiloword.export.card import CARD_FILE, variant_card
+from kiloword.export.graph_files import save_graph
 from kiloword.export.trial import Contestant, Pixels, agreement
 from kiloword.runtime.bundle import Bundle, load_bundle, write_manifest
 from kiloword.runtime.errors import ExportError, ParityError
@@ -74,7 +75,7 @@ def half_bundle(source: Path, target: Path, pixels: Pixels) -> Bundle:
     )
     for spec, path in ((half.encoder, fp32.encoder_path), (half.decoder, fp32.decoder_path)):
         halves = {tensor.name for tensor in (*spec.inputs, *spec.outputs) if tensor.dtype == "float16"}
-        onnx.save(half_graph(onnx.load(path), halves), target / spec.file)
+        save_graph(half_graph(onnx.load(path), halves), target / spec.file)
     write_manifest(target, half)
     report = _compare(fp32.directory, target, pixels)
     text = "\n".join(f"{name}: {value}" for name, value in asdict(report).items())

@@ -15,6 +15,7 @@ import torch
 from onnx import helper
 from torch import nn
 
+from kiloword.export.graph_files import save_graph
 from kiloword.export.graphs import example_inputs
 from kiloword.export.simplify import part_products
 from kiloword.runtime.errors import ExportError
@@ -58,7 +59,7 @@ def export_graph(module: nn.Module, spec: GraphSpec, path: Path, *, vocab_size: 
     _drop_notes(model.graph)
     part_products(model)
     check_declared(model, spec)
-    onnx.save(model, path)
+    save_graph(model, path)
 
 
 def _run_exporter(

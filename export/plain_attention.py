@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper
 
+from kiloword.export.graph_files import save_graph
 from kiloword.export.onnx_nodes import Nodes
 from kiloword.export.trial import Contestant, Pixels
 from kiloword.runtime.bundle import load_bundle, write_manifest
@@ -45,9 +46,9 @@ def write_attention_out(directory: Path, pixels: Pixels) -> int:
     for path in (bundle.encoder_path, bundle.decoder_path):
         model = onnx.load(path)
         count += expand_attention(model)
-        rewritten[path] = model.SerializeToString()
-    for path, content in rewritten.items():
-        path.write_bytes(content)
+        rewritten[path] = model
+    for path, model in rewritten.items():
+        save_graph(model, path)
     write_manifest(directory, bundle.manifest)
     _compare(before, Contestant(directory), pixels)
     return count

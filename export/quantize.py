@@ -34,6 +34,7 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from kiloword.export.calibration import Activations, Pixels, measure, measure_decoder
+from kiloword.export.graph_files import save_graph
 from kiloword.export.integers import int8_rows
 from kiloword.export.products import constant_products, prepare_products, replace_products
 from kiloword.export.recipes import DecoderRecipe, EncoderRecipe
@@ -172,7 +173,7 @@ def _quantize_weights(model: onnx.ModelProto, target: Path) -> None:
         )
         quantizer = tools.MatMulNBitsQuantizer(model, algo_config=config)
         quantizer.process()
-    onnx.save(quantizer.model.model, target)
+    save_graph(quantizer.model.model, target)
 
 
 def _quantize_embeddings(model: onnx.ModelProto, tied: Mapping[str, str]) -> None:

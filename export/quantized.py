@@ -14,13 +14,14 @@ from typing import Any
 
 from kiloword.export.card import CARD_FILE, variant_card
 from kiloword.export.gate import CaptionedPhotos, Verdict, hold_trial
+from kiloword.export.graph_files import copy_graph
 from kiloword.export.photos import Calibration
 from kiloword.export.quantize import count_convolutions, quantize_decoder, quantize_encoder
 from kiloword.export.recipes import AUTO, Purpose, Recipe, candidates
 from kiloword.runtime.bundle import Bundle, load_bundle, write_manifest
 from kiloword.runtime.errors import ExportError
 from kiloword.runtime.machine import processor_name
-from kiloword.runtime.manifest import Manifest
+from kiloword.runtime.manifest import GraphSpec, Manifest
 from kiloword.runtime.quantization_spec import (
     QualityLimits,
     QuantizationSpec,
@@ -104,14 +105,14 @@ def _make_variants(
     for number, recipe in enumerate(recipes):
         if recipe.encoder not in encoders:
             logger.info("encoder to int8: %s", recipe.encoder)
-            path = folder / f"encoder-{number}.onnx"
+            path = _place(folder / f"encoder-{number}", fp32.manifest.encoder)
             outliers = quantize_encoder(
                 fp32.encoder_path, path, photos.pixels, recipe.encoder, reduce_range=options.reduce_range
             )
             encoders[recipe.encoder] = (path, outliers)
         if recipe.decoder not in decoders:
             logger.info("decoder to int8: %s", recipe.decoder)
-            path = folder / f"decoder-{number}.onnx"
+            path = _place(folder / f"decoder-{number}", fp32.manifest.decoder)
             outliers = quantize_decoder(
                 fp32, path, photos.pixels, recipe.decoder, reduce_range=options.reduce_range
             )
@@ -128,12 +129,18 @@ def _make_variants(
     return variants, facts
 
 
+def _place(directory: Path, spec: GraphSpec) -> Path:
+    """Where a graph is made: in a directory of its own, for its weights are found by its final name."""
+    directory.mkdir()
+    return directory / spec.file
+
+
 def _assemble(fp32: Bundle, directory: Path, encoder: Path, decoder: Path) -> Path:
     """The fp32 bundle with other graphs in it."""
     directory.mkdir()
     shutil.copy(fp32.tokenizer_path, directory)
-    shutil.copy(encoder, directory / fp32.manifest.encoder.file)
-    shutil.copy(decoder, directory / fp32.manifest.decoder.file)
+    copy_graph(encoder, directory)
+    copy_graph(decoder, directory)
     write_manifest(directory, _without_measurements(fp32.manifest))
     return directory
 

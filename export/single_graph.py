@@ -107,7 +107,7 @@ def write_single_graph(
 
 
 def _check_size(bundle: Bundle) -> None:
-    found = sum(path.stat().st_size for path in (bundle.encoder_path, bundle.decoder_path))
+    found = sum(bundle.graph_bytes(spec) for spec in (bundle.manifest.encoder, bundle.manifest.decoder))
     if found > MOST_BYTES:
         raise ExportError(
             "both graphs are too large for one file",

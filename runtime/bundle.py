@@ -2,6 +2,7 @@
 
     bundle.json   encoder.onnx   decoder.onnx   tokenizer.json   CARD.md
 
+A large graph has its weights in a file of their own, such as ``decoder.onnx.data``.
 Loading checks every file against its hash, reads no pickle, follows no path out of the directory and opens no
 socket.
 """
@@ -39,6 +40,7 @@ __all__ = [
     "FORMAT_VERSION",
     "MANIFEST_FILE",
     "TOKENIZER_FILE",
+    "WEIGHTS_SUFFIX",
     "Bundle",
     "FileRecord",
     "GenerationSettings",
@@ -56,6 +58,8 @@ __all__ = [
 
 MANIFEST_FILE = "bundle.json"
 TOKENIZER_FILE = "tokenizer.json"
+WEIGHTS_SUFFIX = ".data"
+"""What is added to a graph's file name for the file with its weights, where there is one."""
 DEFAULT_BUNDLE = Path(__file__).resolve().parent.parent / "bundles" / "default"
 
 _READ_BYTES = 1 << 20
@@ -94,6 +98,11 @@ class Bundle:
     def tokenizer_path(self) -> Path:
         """The tokenizer, in the format of the tokenizers library."""
         return self.directory / TOKENIZER_FILE
+
+    def graph_bytes(self, spec: GraphSpec) -> int:
+        """Bytes of a graph, its weights included."""
+        names = (spec.file, spec.file + WEIGHTS_SUFFIX)
+        return sum(record.bytes for name, record in self.manifest.files.items() if name in names)
 
     @property
     def size_bytes(self) -> int:
@@ -139,6 +148,8 @@ def loading_bundle(directory: str | os.PathLike[str] | None = None) -> Iterator[
     manifest = read_manifest(path)
     for name, record in manifest.files.items():
         _check_place(path, name, record)
+    for spec in (manifest.encoder, manifest.decoder):
+        _check_listed(path, spec.file + WEIGHTS_SUFFIX, manifest)
     checks = [
         InBackground(partial(_check_hashes, path, files))
         for files in _shared_out(manifest.files, max(1, available_cpus() - 1))
@@ -266,6 +277,17 @@ def _check_place(directory: Path, name: str, record: FileRecord) -> None:
         )
     if path.stat().st_size != record.bytes:
         _check_hash(path, record)
+
+
+def _check_listed(directory: Path, name: str, manifest: Manifest) -> None:
+    """Whether onnxruntime could read weights that nothing vouches for."""
+    if name not in manifest.files and os.path.lexists(directory / name):
+        raise BundleError(
+            "is not part of the bundle",
+            path=directory / name,
+            expected=f"no such file, or its hash in {MANIFEST_FILE}",
+            hint=_EXPORT_AGAIN,
+        )
 
 
 def _shared_out(files: Mapping[str, FileRecord], shares: int) -> list[dict[str, FileRecord]]:

@@ -276,7 +276,7 @@ def _load_on(bundle: Bundle, provider: str, threads: int) -> Sessions:
     check_available(provider)
     manifest = bundle.manifest
     graphs = {bundle.encoder_path: manifest.encoder, bundle.decoder_path: manifest.decoder}
-    sizes = {path: path.stat().st_size if path.is_file() else 0 for path in graphs}
+    sizes = {path: bundle.graph_bytes(spec) for path, spec in graphs.items()}
     with memory_given_back():
         first, second = sorted(graphs, key=lambda path: sizes[path], reverse=True)
         beside = InBackground(lambda: _create_session(first, graphs[first], provider, threads))

@@ -89,6 +89,13 @@ def vit(**settings: Any) -> Any:
     return ViTConfig(**_encoder_sizes(), image_size=SIZE, patch_size=8, **settings)
 
 
+def vit_of(image_size: tuple[int, int], patch_size: tuple[int, int]) -> Any:
+    """A ViT whose pictures and patches are no squares."""
+    from transformers import ViTConfig
+
+    return ViTConfig(**_encoder_sizes(), image_size=image_size, patch_size=patch_size)
+
+
 def deit() -> Any:
     """A DeiT, whose tokens begin with two that are no places."""
     from transformers import DeiTConfig
@@ -105,10 +112,15 @@ def beit() -> Any:
 
 def swin() -> Any:
     """A Swin of two stages whose second is half as high and twice as wide."""
+    return swin_of(SIZE)
+
+
+def swin_of(image_size: int) -> Any:
+    """A Swin for square pictures of this size."""
     from transformers import SwinConfig
 
     return SwinConfig(
-        image_size=SIZE, patch_size=4, embed_dim=16, depths=[2, 2], num_heads=[2, 4], window_size=4
+        image_size=image_size, patch_size=4, embed_dim=16, depths=[2, 2], num_heads=[2, 4], window_size=4
     )
 
 

@@ -16,10 +16,12 @@ from kiloword.export.importing.decoder import (
     Projections,
     TextDecoder,
 )
+from kiloword.runtime.errors import ExportError
 
 
 def bert_decoder(model: Any) -> TextDecoder:
     """The decoder of a `BertLMHeadModel` or a `BlipTextLMHeadModel`."""
+    refuse_relative_positions(model.config)
     head = model.cls.predictions
     final = Head(head.transform.dense, head.transform.transform_act_fn, head.transform.LayerNorm)
     return bert_like(model.bert.embeddings, model.bert.encoder.layer, final, head.decoder)
@@ -27,6 +29,7 @@ def bert_decoder(model: Any) -> TextDecoder:
 
 def roberta_decoder(model: Any) -> TextDecoder:
     """The decoder of a `RobertaForCausalLM` or its like: places are counted from behind the padding token."""
+    refuse_relative_positions(model.config)
     head = model.lm_head
     final = Head(head.dense, nn.functional.gelu, head.layer_norm)
     padding = int(model.roberta.embeddings.padding_idx)
@@ -66,6 +69,21 @@ def bert_like(
         image=image,
     )
     return TextDecoder(parts)
+
+
+def refuse_relative_positions(config: Any) -> None:
+    """Transformers 5 dropped BERT's positions that are relative to each other, and passes over the weights.
+
+    Raises:
+        ExportError: the checkpoint was trained with them; it would write something else without.
+    """
+    kind = getattr(config, "position_embedding_type", None)
+    if kind not in (None, "absolute"):
+        raise ExportError(
+            "the decoder's kind of positions is not known",
+            expected="position_embedding_type: absolute",
+            found=str(kind),
+        )
 
 
 class Head(nn.Module):

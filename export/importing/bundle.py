@@ -15,6 +15,7 @@ from typing import Any
 from kiloword.export.card import CARD_FILE
 from kiloword.export.export import FP32, INT8, check_replaceable
 from kiloword.export.gate import CaptionedPhotos
+from kiloword.export.graph_files import graph_bytes
 from kiloword.export.importing.card import write_card
 from kiloword.export.importing.encoder import fused_attention
 from kiloword.export.importing.foreign import Foreign, Request
@@ -28,8 +29,8 @@ from kiloword.export.parity import Graphs, Parity, check_graphs
 from kiloword.export.photos import Calibration, calibration_photos
 from kiloword.export.quantized import QuantizeOptions, quantize_bundle
 from kiloword.runtime.bundle import TOKENIZER_FILE, hash_file, write_manifest
-from kiloword.runtime.errors import ExportError
-from kiloword.runtime.manifest import Manifest
+from kiloword.runtime.errors import ConfigError, ExportError
+from kiloword.runtime.manifest import Manifest, check_generation
 from kiloword.train.checkpoint import replace_directory
 
 logger = logging.getLogger(__name__)
@@ -73,6 +74,7 @@ def import_bundle(checkpoint: str, output: Path, options: Options | None = None)
     Raises:
         ParityError: pixels, tokens, scores or texts are not those of transformers.
         ExportError: the checkpoint is unknown or not whole, or a graph cannot be written.
+        ConfigError: captions cannot be as long as is asked for.
     """
     asked = Options() if options is None else options
     check_replaceable(output)
@@ -81,6 +83,9 @@ def import_bundle(checkpoint: str, output: Path, options: Options | None = None)
         directory = find_checkpoint(checkpoint, allow_pickle=asked.allow_pickle)
         request = Request(directory, asked.allow_pickle, asked.style)
         foreign = _shortened(load_foreign(read_config(directory), request), asked.max_new_tokens)
+        problems = check_generation(foreign.generation, foreign.tokens)
+        if problems:
+            raise ConfigError(problems)
         photos = (
             None
             if asked.quantize is None
@@ -227,7 +232,7 @@ def _export(foreign: Foreign, directory: Path) -> Parity:
         path = directory / spec.file
         with fused_attention(module):
             export_graph(module, spec, path, vocab_size=decoder.vocab_size, positional=positional)
-        logger.info("exported %s, %.1f MB", spec.file, path.stat().st_size / 1e6)
+        logger.info("exported %s, %.1f MB", spec.file, graph_bytes(path) / 1e6)
     graphs = Graphs(
         encoder,
         foreign.encoder_spec,

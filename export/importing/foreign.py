@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,11 @@ from kiloword.runtime.manifest import AttentionSpec, GenerationSettings, GraphSp
 
 # Weights of transformers' modules that no caption depends on; checkpoints may lack them.
 _NEVER_USED = ("pooler", "mask_token", "position_ids", "decoder.bias")
+# Constants that older versions of transformers stored beside the weights.
+_ONCE_STORED = (".attn.bias", ".attn.masked_bias", ".crossattention.bias", ".crossattention.masked_bias")
+_ONCE_STORED += ("position_ids", "relative_position_index")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -102,6 +108,8 @@ def load_model(kind: Any, request: Request) -> Any:
             use_safetensors=not request.allow_pickle or None,
             weights_only=True,
             trust_remote_code=False,
+            # The usual one: a checkpoint may name another, even one whose code is fetched from the hub.
+            attn_implementation=None,
             local_files_only=True,
             output_loading_info=True,
         )
@@ -122,6 +130,10 @@ def load_model(kind: Any, request: Request) -> Any:
             expected=f"{len(missing) + len(wrong)} more tensors",
             found=f"without {', '.join(sorted([*missing, *wrong])[:3])}, ...",
         )
+    unused = sorted(name for name in info["unexpected_keys"] if not name.endswith(_ONCE_STORED))
+    if unused:
+        shown = ", ".join(unused[:3]) + (", ..." if len(unused) > 3 else "")
+        logger.warning("transformers has no use for %d tensors of the checkpoint: %s", len(unused), shown)
     return model.eval().requires_grad_(False)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kiloword.export.importing.bert import bert_like
+from kiloword.export.importing.bert import bert_like, refuse_relative_positions
 from kiloword.export.importing.encoder import HiddenStates, PictureEncoder
 from kiloword.export.importing.foreign import (
     Foreign,
@@ -47,6 +47,7 @@ def git(config: Mapping[str, Any], request: Request) -> Foreign:
     rule = pixel_rule(processor)
     tokenizer = load_tokenizer(request.directory)
     model = load_model(GitForCausalLM, request)
+    refuse_relative_positions(model.config)
     body = model.git
     decoder = bert_like(body.embeddings, body.encoder.layer, nn.Identity(), model.output, image="prefix")
     vision = HiddenStates(body.image_encoder, body.visual_projection)

@@ -11,11 +11,13 @@ import numpy as np
 import torch
 
 from kiloword.export.importing.foreign import Foreign
+from kiloword.export.importing.pixels import pixel_difference, random_pictures
+from kiloword.export.importing.source import reason_of
 from kiloword.runtime.bundle import load_bundle
-from kiloword.runtime.errors import ParityError
+from kiloword.runtime.errors import ExportError, ParityError
 from kiloword.runtime.generation import Generated, generate
 from kiloword.runtime.images import load_image
-from kiloword.runtime.manifest import GenerationSettings, ImageSpec
+from kiloword.runtime.manifest import GenerationSettings
 from kiloword.runtime.sessions import Sessions, load_sessions
 from kiloword.runtime.tokenizer import Tokenizer
 
@@ -76,7 +78,7 @@ def prove(foreign: Foreign, directory: Path, pictures: int = PICTURES) -> Proof:
     bundle = load_bundle(directory)
     shown = random_pictures(pictures, bundle.manifest.image)
     pixels = np.stack([load_image(picture, bundle.manifest.image) for picture in shown])
-    pixel_difference = _compare_pixels(foreign, shown, pixels)
+    largest_pixel_difference = _compare_pixels(foreign, shown, pixels)
     sessions, tokenizer = load_sessions(bundle, "cpu"), Tokenizer(bundle.tokenizer_path)
     equal, ties, differences = {}, 0, [0.0]
     for beams in _BEAMS:
@@ -87,7 +89,7 @@ def prove(foreign: Foreign, directory: Path, pictures: int = PICTURES) -> Proof:
         )
         ours = _write(sessions, foreign, pixels, settings)
         theirs = _write_with_transformers(foreign, pixels, settings)
-        same = [_same(mine, other) for mine, other in zip(ours, theirs, strict=True)]
+        same = [_same(mine, other, settings.length_penalty) for mine, other in zip(ours, theirs, strict=True)]
         equal[beams] = sum(one is not None for one in same)
         differences += [one for one in same if one is not None]
         ties += _count_ties(ours, theirs, same, beams)
@@ -98,7 +100,7 @@ def prove(foreign: Foreign, directory: Path, pictures: int = PICTURES) -> Proof:
         equal[4],
         ties,
         max(differences),
-        pixel_difference,
+        largest_pixel_difference,
         settings.max_new_tokens,
     )
 
@@ -108,37 +110,9 @@ def as_report(proof: Proof) -> dict[str, Any]:
     return asdict(proof)
 
 
-def random_pictures(count: int, spec: ImageSpec, seed: int = 0) -> list[Image]:
-    """Pictures of random sizes: patches of colour with noise over them.
-
-    Args:
-        count: how many.
-        spec: their sizes lie around this one.
-        seed: of the random numbers.
-    """
-    from PIL import Image as Pillow
-
-    random = np.random.default_rng(seed)
-    pictures = []
-    for _ in range(count):
-        height, width = (int(side * random.uniform(0.7, 1.8)) + 1 for side in (spec.height, spec.width))
-        cells = random.integers(0, 256, (*random.integers(2, 7, 2), 3), dtype=np.uint8)
-        colours = np.asarray(Pillow.fromarray(cells).resize((width, height), Pillow.Resampling.BICUBIC))
-        noise = random.normal(0, random.uniform(0, 40), colours.shape)
-        pictures.append(Pillow.fromarray((colours + noise).clip(0, 255).astype(np.uint8)))
-    return pictures
-
-
 def _compare_pixels(foreign: Foreign, pictures: Sequence[Image], pixels: NDArray[np.uint8]) -> float:
     """The numbers that the vision model gets, against those of the checkpoint's processor."""
-    ours, worst = foreign.pixels.normalized(pixels), 0.0
-    for index, picture in enumerate(pictures):
-        theirs = np.asarray(foreign.processor(images=picture, return_tensors="np")["pixel_values"])[0]
-        if theirs.shape != ours[index].shape:
-            raise ParityError(
-                "the processor makes other pictures", expected=str(theirs.shape), found=str(ours[index].shape)
-            )
-        worst = max(worst, float(np.abs(theirs - ours[index]).max()))
+    worst = pixel_difference(foreign.processor, foreign.pixels, pictures, pixels)
     if worst > TOLERANCE:
         raise ParityError(
             "pixels are not those of the checkpoint's processor",
@@ -164,23 +138,38 @@ def _write_with_transformers(
     """What transformers' generate writes, by the checkpoint's own settings but for beams and length."""
     found: list[_Written] = []
     length = {}
-    if settings.max_new_tokens != foreign.generation.max_new_tokens or foreign.own_length:
+    if (
+        settings.max_new_tokens != foreign.generation.max_new_tokens
+        or foreign.own_length
+        or _is_full(foreign)
+    ):
         length = {"max_new_tokens": settings.max_new_tokens}
     for start in range(0, len(pixels), _BATCH):
         values = torch.from_numpy(foreign.pixels.normalized(pixels[start : start + _BATCH]))
-        with torch.inference_mode():
-            output = foreign.generate(
-                values,
-                num_beams=settings.num_beams,
-                do_sample=False,
-                num_return_sequences=1,
-                return_dict_in_generate=True,
-                output_scores=True,
-                output_logits=settings.num_beams == 1,
-                **length,
-            )
+        try:
+            with torch.inference_mode():
+                output = foreign.generate(
+                    values,
+                    num_beams=settings.num_beams,
+                    do_sample=False,
+                    num_return_sequences=1,
+                    return_dict_in_generate=True,
+                    output_scores=True,
+                    output_logits=settings.num_beams == 1,
+                    **length,
+                )
+        except Exception as error:  # whatever a stranger's settings made of it
+            raise ExportError(
+                "transformers itself cannot write captions with this checkpoint", found=reason_of(error)
+            ) from error
         found += _read_output(foreign, output, settings)
     return found
+
+
+def _is_full(foreign: Foreign) -> bool:
+    """Whether captions are as long as the decoder can read; the checkpoint's own length may be longer."""
+    most = foreign.decoder.longest - len(foreign.tokens.prompt_token_ids) + 1
+    return foreign.generation.max_new_tokens == most
 
 
 def _read_output(foreign: Foreign, output: Any, settings: GenerationSettings) -> list[_Written]:
@@ -208,12 +197,13 @@ def _until_end(ids: Sequence[int], eos: int) -> tuple[int, ...]:
     return tuple(ids[:end])
 
 
-def _same(ours: _Written, theirs: _Written) -> float | None:
+def _same(ours: _Written, theirs: _Written, length_penalty: float) -> float | None:
     """How far apart the scores of the same tokens are; ``None`` for other tokens."""
     if ours.token_ids != theirs.token_ids:
         return None
     if not theirs.logprobs:
-        return abs(ours.score - theirs.score)
+        # A length penalty below 0 multiplies a score, and what was rounded with it.
+        return abs(ours.score - theirs.score) / max(1.0, len(ours.token_ids) ** -length_penalty)
     # A forced token has probability 1 here and is whatever the decoder thinks of it there.
     pairs = zip(ours.logprobs, theirs.logprobs, strict=True)
     return max((abs(mine - other) for mine, other in pairs if mine != 0.0), default=0.0)

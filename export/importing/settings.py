@@ -32,6 +32,7 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "stop_strings": (None, []),
     "token_healing": (None, False),
     "max_time": (None,),
+    "dola_layers": (None,),
 }
 
 
@@ -62,7 +63,7 @@ def prompt_and_end(
         ExportError: there is none, or there are several ends.
     """
     ends = [end] if isinstance(end, int) else sorted(set(end or ()))
-    if start is None or len(ends) != 1:
+    if not isinstance(start, int) or len(ends) != 1:
         raise ExportError(
             "the generation settings name no single first and last token",
             path=directory,
@@ -70,7 +71,15 @@ def prompt_and_end(
             found=f"{start} and {ends or None}",
             hint="set them in generation_config.json",
         )
-    return Start((int(start),), int(ends[0]), vocab, longest)
+    if not (0 <= start < vocab and 0 <= ends[0] < vocab):
+        raise ExportError(
+            "the first or the last token is not in the vocabulary",
+            path=directory,
+            expected=f"less than {vocab}",
+            found=f"{start} and {ends[0]}",
+            hint="set decoder_start_token_id and eos_token_id in generation_config.json",
+        )
+    return Start((start,), ends[0], vocab, longest)
 
 
 def token_spec(config: Any, start: Start, bos: int | None, pad: int | None = None) -> TokenSpec:
@@ -86,15 +95,20 @@ def token_spec(config: Any, start: Start, bos: int | None, pad: int | None = Non
     pad = config.pad_token_id if pad is None else pad
     return TokenSpec(
         vocab_size=start.vocab_size,
-        bos_token_id=first if bos is None else int(bos),
+        bos_token_id=_within(bos, start, first),
         eos_token_id=start.eos_token_id,
-        pad_token_id=start.eos_token_id if pad is None else int(pad),
+        pad_token_id=_within(pad, start, start.eos_token_id),
         prompt_token_ids=start.prompt_token_ids,
         suppressed_token_ids=_suppressed(config, start),
         max_sequence_length=start.longest,
         forced_first_token_id=_forced(config.forced_bos_token_id, start),
         forced_last_token_id=_forced(config.forced_eos_token_id, start),
     )
+
+
+def _within(token: int | None, start: Start, otherwise: int) -> int:
+    """A token that no caption depends on; some checkpoints have -1 for none."""
+    return token if isinstance(token, int) and 0 <= token < start.vocab_size else otherwise
 
 
 def generation_settings(config: Any, start: Start) -> GenerationSettings:
@@ -153,6 +167,10 @@ def _suppressed(config: Any, start: Start) -> tuple[int, ...]:
     if any(len(word) != 1 for word in words):
         raise ExportError("bad_words_ids of more than one token are not supported", found=str(words))
     banned = {word[0] for word in words if word != [start.eos_token_id]} | set(config.suppress_tokens or ())
+    if start.eos_token_id in banned:
+        raise ExportError(
+            "suppress_tokens holds the end of the sequence", found=f"eos_token_id {start.eos_token_id}"
+        )
     return tuple(sorted(token for token in banned if 0 <= token < start.vocab_size))
 
 

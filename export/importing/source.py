@@ -84,7 +84,7 @@ def licence_of(directory: Path) -> str:
 def _check_weights(directory: Path, *, allow_pickle: bool) -> None:
     if weight_files(directory, allow_pickle=allow_pickle):
         return
-    pickles = sorted(directory.glob("*.bin"))
+    pickles = sorted(directory.glob(_PICKLES))
     if pickles:
         raise ExportError(
             "the weights are a pickle, which can run code when it is loaded",

@@ -90,6 +90,10 @@ def vision_encoder_decoder(config: Mapping[str, Any], request: Request) -> Forei
 
 
 def _grid(config: Any, kind: str, height: int, width: int) -> tuple[int, int]:
-    """Rows and columns of the image tokens; Swin's stages after the first halve both."""
-    patch = config.patch_size * (2 ** (len(config.depths) - 1) if kind == "swin" else 1)
-    return height // patch, width // patch
+    """Rows and columns of the image tokens; Swin's stages after the first halve both and pad what is odd."""
+    patch = config.patch_size
+    patches = (patch, patch) if isinstance(patch, int) else tuple(patch)
+    if kind != "swin":
+        return height // patches[0], width // patches[1]
+    halves: int = 2 ** (len(config.depths) - 1)
+    return -(-height // (patches[0] * halves)), -(-width // (patches[1] * halves))

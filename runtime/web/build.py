@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kiloword.runtime.bundle import MANIFEST_FILE, TOKENIZER_FILE, Bundle
+from kiloword.runtime.bundle import MANIFEST_FILE, TOKENIZER_FILE, WEIGHTS_SUFFIX, Bundle
 from kiloword.runtime.errors import BundleError, KilowordError
 from kiloword.runtime.web.packages import npm_package
 
@@ -166,7 +166,8 @@ def _fill(directory: Path, bundle: Bundle, runtime: Path) -> None:
 
 
 def _extras(bundle: Bundle) -> list[str]:
-    """The card says where the model comes from and under which licence; it travels along. So do labels."""
-    labels = bundle.manifest.labels
-    named = () if labels is None else (labels.weights, labels.names)
-    return [name for name in ("CARD.md", *named) if name in bundle.manifest.files]
+    """Labels, weights of large graphs, and the card: it says where the model comes from and its licence."""
+    manifest = bundle.manifest
+    named = () if manifest.labels is None else (manifest.labels.weights, manifest.labels.names)
+    weights = [spec.file + WEIGHTS_SUFFIX for spec in (manifest.encoder, manifest.decoder)]
+    return [name for name in ("CARD.md", *named, *weights) if name in manifest.files]

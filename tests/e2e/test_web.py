@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import functools
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from kiloword import Bundle, Captioner, KilowordError, load_bundle
 from kiloword.cli import main
+from kiloword.runtime.bundle import write_manifest
 from kiloword.runtime.images import load_image
 from kiloword.runtime.labels import Labeller, LabelSpec
 from kiloword.runtime.manifest import ImageSpec
@@ -313,6 +315,26 @@ def test_a_photo_never_leaves_the_page(browser: Browser, site: str, photos: Path
         page.locator(".card .word").nth(1).click()
         page.locator(".picture canvas.shown").wait_for()
         assert [url for url in asked if not url.startswith("blob:")] == []
+
+
+@browser_test
+def test_a_large_bundle_comes_with_its_weights(
+    browser: Browser, runtime: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights in files of their own are fetched, checked and used: the same caption as from one file."""
+    onnx = pytest.importorskip("onnx")
+    from kiloword.export import graph_files
+
+    monkeypatch.setattr(graph_files, "LARGE_BYTES", 0)
+    bundle = load_bundle()
+    large = shutil.copytree(bundle.directory, tmp_path / "bundle")
+    for path in large.glob("*.onnx"):
+        graph_files.save_graph(onnx.load(path), path)
+    write_web_page(write_manifest(large, bundle.manifest), tmp_path / "site", runtime)
+    with hosting(tmp_path / "site") as url, open_page(browser, url, bypass_csp=True) as page:
+        found = tokens_of_the_page(page, [photos / "cat.jpg"])
+    with Captioner.load(provider="cpu", threads=1) as captioner:
+        assert found == {"cat.jpg": list(captioner.caption(photos / "cat.jpg", num_beams=1).token_ids)}
 
 
 @browser_test

@@ -29,6 +29,13 @@ async function fetchFile(name, manifest) {
   return data;
 }
 
+/** A graph and, where they are in a file of their own, its weights. */
+async function fetchGraph(file, manifest) {
+  const path = `${file}.data`;
+  const [graph, data] = await Promise.all([file, path].filter((name) => name in manifest.files).map((name) => fetchFile(name, manifest)));
+  return { graph, externalData: data ? [{ path, data }] : [] };
+}
+
 async function open(tell) {
   ort.env.wasm.wasmPaths = new URL("../vendor/", import.meta.url).href;
   // Threads need headers that make a page isolated, which few static hosts send.
@@ -36,15 +43,19 @@ async function open(tell) {
   tell("Loading the model…");
   const manifest = JSON.parse(new TextDecoder().decode(await fetchFile("bundle.json")));
   const { labels } = manifest;
-  const names = ["tokenizer.json", manifest.encoder.file, manifest.decoder.file, ...(labels ? [labels.weights, labels.names] : [])];
-  const [words, encoder, decoder, weights, classes] = await Promise.all(names.map((name) => fetchFile(name, manifest)));
+  const names = ["tokenizer.json", ...(labels ? [labels.weights, labels.names] : [])];
+  const fetched = Promise.all(names.map((name) => fetchFile(name, manifest)));
+  const graphs = [manifest.encoder, manifest.decoder].map(({ file }) => fetchGraph(file, manifest));
+  const [words, weights, classes] = await fetched;
   tokenizer = new Tokenizer(JSON.parse(new TextDecoder().decode(words)));
   labeller = labels ? await Labeller.read(labels, weights, new TextDecoder().decode(classes)) : null;
   tell("Starting the model…");
-  const options = { executionProviders: ["wasm"] };
   // One after the other: two at once would need twice the memory for a moment.
-  const first = await ort.InferenceSession.create(encoder, options);
-  model = new Model(ort, manifest, first, await ort.InferenceSession.create(decoder, options));
+  const sessions = [];
+  for (const { graph, externalData } of await Promise.all(graphs)) {
+    sessions.push(await ort.InferenceSession.create(graph, { executionProviders: ["wasm"], externalData }));
+  }
+  model = new Model(ort, manifest, ...sessions);
   return { name: manifest.name, image: manifest.image, attention: Boolean(manifest.attention) };
 }
 

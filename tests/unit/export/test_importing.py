@@ -20,7 +20,7 @@ from kiloword.export.importing.florence2 import PROMPTS  # noqa: E402
 from kiloword.export.importing.foreign import Request  # noqa: E402
 from kiloword.export.importing.registry import FAMILIES, load_foreign  # noqa: E402
 from kiloword.export.importing.source import find_checkpoint, licence_of, read_config  # noqa: E402
-from kiloword.runtime.errors import ExportError  # noqa: E402
+from kiloword.runtime.errors import ConfigError, ExportError  # noqa: E402
 from tests import foreign  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings(
@@ -157,7 +157,15 @@ def test_settings_that_the_search_does_not_know_are_refused(
     ("values", "named"),
     [
         ({"do_resize": False}, "no resizing"),
-        ({"do_pad": True}, "do_pad"),
+        ({"image_processor_type": "DonutImageProcessor"}, "do_thumbnail"),
+        (
+            {
+                "image_processor_type": "LevitImageProcessor",
+                "size": {"shortest_edge": 32},
+                "crop_size": {"height": 32, "width": 32},
+            },
+            "LevitImageProcessor.* apart",
+        ),
         ({"size": {"shortest_edge": 32}, "do_center_crop": False}, "different sizes"),
     ],
 )
@@ -175,9 +183,18 @@ def test_processors_that_do_something_else_are_refused(
     [
         ("preprocessor_config.json", {"resample": 9}, "resample is not known.*found 9"),
         ("preprocessor_config.json", {"image_std": [0, 1, 1]}, "divides by 0"),
+        ("preprocessor_config.json", {"image_std": [float("nan"), 1, 1]}, "image_std is no number.*nan"),
+        ("preprocessor_config.json", {"image_mean": [0.5]}, "image_mean is not one of three colours"),
+        ("preprocessor_config.json", {"image_mean": None}, "own image processor fails"),
+        ("preprocessor_config.json", {"rescale_factor": "1/255"}, "rescale_factor is no number"),
+        ("preprocessor_config.json", {"size": {"height": 99_999, "width": 99_999}}, "size cannot be used"),
         ("preprocessor_config.json", {"image_processor_type": "Nope"}, "image processor cannot be loaded"),
         ("generation_config.json", {"num_beams": "four"}, "cannot be used.*four"),
         ("generation_config.json", {"forced_eos_token_id": 999}, "forced token.*found 999"),
+        ("generation_config.json", {"eos_token_id": 999}, "last token is not in the vocabulary.*1 and 999"),
+        ("generation_config.json", {"decoder_start_token_id": [1]}, r"no single first.*\[1\] and"),
+        ("generation_config.json", {"suppress_tokens": [2]}, "the end of the sequence"),
+        ("generation_config.json", {"dola_layers": "low"}, "dola_layers"),
         ("config.json", {"encoder": "vit"}, "cannot be used"),
     ],
 )
@@ -190,6 +207,99 @@ def test_odd_values_are_one_line(
     with pytest.raises(ExportError, match=said) as caught:
         load_foreign(read_config(folder), Request(folder))
     assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"do_pad": True, "size_divisor": 32},  # pictures of one size need none
+        {"do_center_crop": True, "crop_size": {"height": 32, "width": 32}, "crop_pct": 0.9},
+        {"do_normalize": False, "image_std": None},
+        {"rescale_factor": 1.0},  # numbers up to 509, rounded as such numbers are
+        {"do_rescale": False, "image_mean": [123.7, 116.3, 103.5], "image_std": [58.4, 57.1, 57.4]},
+    ],
+)
+def test_what_a_processor_does_counts_and_not_its_switches(
+    checkpoint: Path, tmp_path: Path, values: dict[str, Any]
+) -> None:
+    """The import compares with the processor itself."""
+    folder = copied(checkpoint, tmp_path / "switches")
+    edit(folder / "preprocessor_config.json", image_processor_type="BlipImageProcessor", **values)
+    load_foreign(read_config(folder), Request(folder))
+
+
+def test_ids_that_no_caption_depends_on_may_be_out_of_range(checkpoint: Path, tmp_path: Path) -> None:
+    """Some checkpoints have -1 where they mean none."""
+    folder = copied(checkpoint, tmp_path / "ids")
+    edit(folder / "generation_config.json", pad_token_id=-1, bos_token_id=999)
+    tokens = load_foreign(read_config(folder), Request(folder)).tokens
+    assert (tokens.pad_token_id, tokens.bos_token_id) == (foreign.EOS, foreign.BOS)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "size", "grid", "leading"),
+    [
+        (lambda: foreign.vit_of((24, 40), (8, 4)), (24, 40), (3, 10), 1),
+        (lambda: foreign.swin_of(36), (36, 36), (5, 5), 0),  # 9 x 9 patches, padded, then halved
+    ],
+    ids=["oblong patches", "odd Swin"],
+)
+def test_the_grid_of_image_tokens(
+    tmp_path: Path, encoder: Any, size: tuple[int, int], grid: tuple[int, int], leading: int
+) -> None:
+    """Counted by hand; explain draws its maps with it."""
+    sides = {"height": size[0], "width": size[1]}
+    processor = transformers.ViTImageProcessor(size=sides)
+    folder = foreign.make_vision_encoder_decoder(
+        tmp_path / "made", encoder, foreign.gpt2, processor=processor
+    )
+    attention = load_foreign(read_config(folder), Request(folder)).attention
+    assert attention is not None
+    assert (attention.grid_height, attention.grid_width) == grid
+    assert attention.leading_tokens == leading
+
+
+def test_positions_that_transformers_dropped_are_refused(tmp_path: Path) -> None:
+    """It would load such a checkpoint without a word, and write nonsense."""
+    folder = foreign.make_vision_encoder_decoder(tmp_path / "relative", foreign.vit, foreign.bert)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["decoder"]["position_embedding_type"] = "relative_key"
+    edit(folder / "config.json", **config)
+    with pytest.raises(ExportError, match=r"kind of positions.*relative_key"):
+        load_foreign(read_config(folder), Request(folder))
+
+
+def test_weights_that_nobody_reads_are_told(
+    checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Such as those of an adapter; but not the constants that older versions stored."""
+    from safetensors.torch import load_file, save_file
+
+    folder = copied(checkpoint, tmp_path / "more")
+    weights = load_file(folder / "model.safetensors")
+    weights["decoder.transformer.h.0.attn.masked_bias"] = torch.zeros(1)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    load_foreign(read_config(folder), Request(folder))
+    assert "no use for" not in caplog.text
+    weights["decoder.transformer.h.0.attn.c_attn.lora_A"] = torch.zeros(2, 2)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    load_foreign(read_config(folder), Request(folder))
+    assert "no use for 1 tensors of the checkpoint: decoder.transformer.h.0.attn.c_attn.lora_A" in caplog.text
+
+
+def test_a_checkpoint_chooses_no_kernel(checkpoint: Path, tmp_path: Path) -> None:
+    """Transformers would fetch this one from the hub and run it, where `kernels` is installed."""
+    folder = copied(checkpoint, tmp_path / "kernel")
+    edit(folder / "config.json", attn_implementation="somebody/attention")
+    load_foreign(read_config(folder), Request(folder))
+
+
+def test_captions_longer_than_the_decoder_are_refused_before_the_export(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"max_new_tokens: expected 40 or fewer.*found 100"):
+        import_bundle(str(checkpoint), tmp_path / "out", Options(max_new_tokens=100))
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_crop_larger_than_what_is_left_is_refused(checkpoint: Path, tmp_path: Path) -> None:
