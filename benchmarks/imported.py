@@ -2,6 +2,7 @@
 
     python -m benchmarks.imported                       kiloword fp32 and int8, transformers eager
     python -m benchmarks.imported --with-optimum        and optimum-onnx int8, in build/peers/optimum
+    python -m benchmarks.imported --with-optimum-fp32   and optimum-onnx before its int8
 
 The checkpoint has the shape of nlpconnect/vit-gpt2-image-captioning and weights made from the config, for how
 long a product takes does not depend on what is multiplied. Every contestant is a process of its own, pinned
@@ -43,6 +44,8 @@ Case = tuple[int, int]
 """Batch size and beams."""
 WARM_UP_PICTURES = PICTURES_BEFORE
 """kiloword moves its memory into huge pages after these, and who measures for long measures what follows."""
+LOADED = {"optimum": "*_quantized.onnx", "optimum-fp32": "*_model.onnx"}
+"""The files that a contestant loads, where these are not all in its directory."""
 CASES: Mapping[str, Case] = {"1x1": (1, 1), "1x4": (1, 4), "8x1": (8, 1)}
 
 
@@ -146,7 +149,7 @@ def start(
     environment: Mapping[str, str] = os.environ,
 ) -> Contestant:
     """Start a worker and wait until it has loaded, from files that are in memory: disks do not compete."""
-    _read_once(directory)
+    _read_once(directory, LOADED.get(kind, "*"))
     variables = {**environment, "OMP_NUM_THREADS": str(threads), "TRANSFORMERS_VERBOSITY": "error"}
     process = subprocess.Popen(
         [str(python), str(worker), kind, str(directory), str(threads)],
@@ -158,9 +161,9 @@ def start(
     return Contestant(name, process, json.loads(_line(process, name)))
 
 
-def _read_once(directory: Path) -> None:
+def _read_once(directory: Path, files: str) -> None:
     """Bring the files that a contestant loads into the system's cache."""
-    for path in [*directory.glob("*_quantized.onnx")] or [*directory.glob("*")]:
+    for path in directory.glob(files):
         with path.open("rb") as file:
             while file.read(1 << 24):
                 pass
@@ -246,6 +249,7 @@ def _versions_of_optimum(python: Path) -> dict[str, str]:
 )  # fmt: skip
 @click.option("--without-fp32", is_flag=True, help="Leave out kiloword fp32: 8 photos sooner.")
 @click.option("--with-optimum", is_flag=True, help="Also optimum-onnx int8; installs it in build/peers.")
+@click.option("--with-optimum-fp32", is_flag=True, help="Also what optimum-onnx exports, without its int8.")
 @click.option("--bundles", type=click.Path(path_type=Path), help="DIR/fp32 and DIR/int8 of this checkpoint.")
 @click.option("--output", type=click.Path(path_type=Path), help="The result file.")
 def main(
@@ -254,21 +258,24 @@ def main(
     names: tuple[str, ...],
     without_fp32: bool,
     with_optimum: bool,
+    with_optimum_fp32: bool,
     bundles: Path | None,
     output: Path | None,
 ) -> None:
     """Measure milliseconds for a picture, load time and memory of an imported captioner and its peers."""
     checkpoint = make_checkpoint(WORK / "checkpoint")
     made = make_bundles(checkpoint, bundles or WORK / "bundles")
-    peers = make_optimum(checkpoint, WORK) if with_optimum else None
+    peers = make_optimum(checkpoint, WORK) if with_optimum or with_optimum_fp32 else None
     int8 = _recipe(made["kiloword int8"])
     if without_fp32:
         del made["kiloword fp32"]
     here = Path(sys.executable)
     contestants = [start(name, here, "kiloword", path, threads) for name, path in made.items()]
     contestants.append(start("transformers eager", here, "transformers", checkpoint, threads))
-    if peers is not None:
-        contestants.append(start("optimum int8", peers[0], "optimum", peers[1], threads))
+    wanted = {"optimum int8": with_optimum, "optimum fp32": with_optimum_fp32}
+    for name, kind in (("optimum int8", "optimum"), ("optimum fp32", "optimum-fp32")):
+        if peers is not None and wanted[name]:
+            contestants.append(start(name, peers[0], kind, peers[1], threads))
     # Only now, for a start may use all processors: kiloword hashes files beside what else it does.
     pin_to_cpus(threads)
     for one in contestants:

@@ -2,8 +2,9 @@
 
     python benchmarks/imported_worker.py KIND DIRECTORY THREADS
 
-KIND is `kiloword` (DIRECTORY is a bundle), `transformers` (a checkpoint) or `optimum` (what `prepare-optimum`
-made of a checkpoint). It reads requests from stdin, one JSON object in each line, and answers each with one.
+KIND is `kiloword` (DIRECTORY is a bundle), `transformers` (a checkpoint), `optimum` or `optimum-fp32` (what
+`prepare-optimum` made of a checkpoint, in int8 or before that). It reads requests from stdin, one JSON object
+in each line, and answers each with one.
 Nothing of kiloword is imported for the others: their environments do not have it.
 """
 
@@ -66,7 +67,12 @@ def transformers(directory: Path, threads: int) -> Captioner:
     return _of_transformers(model)
 
 
-def optimum(directory: Path, threads: int) -> Captioner:
+def optimum_fp32(directory: Path, threads: int) -> Captioner:
+    """What optimum exports, without its int8."""
+    return optimum(directory, threads, ending="")
+
+
+def optimum(directory: Path, threads: int, ending: str = "_quantized") -> Captioner:
     """The int8 of optimum, which runs by onnxruntime as well."""
     import onnxruntime
     import torch
@@ -78,9 +84,9 @@ def optimum(directory: Path, threads: int) -> Captioner:
     names = {
         f"{part}_file_name": name
         for part, name in (
-            ("encoder", "encoder_model_quantized.onnx"),
-            ("decoder", "decoder_model_quantized.onnx"),
-            ("decoder_with_past", "decoder_with_past_model_quantized.onnx"),
+            ("encoder", f"encoder_model{ending}.onnx"),
+            ("decoder", f"decoder_model{ending}.onnx"),
+            ("decoder_with_past", f"decoder_with_past_model{ending}.onnx"),
         )
         if (directory / name).is_file()
     }
@@ -156,7 +162,12 @@ def main() -> None:
     if kind == "prepare-optimum":
         prepare_optimum(Path(directory), Path(last))
         return
-    contestants = {"kiloword": kiloword, "transformers": transformers, "optimum": optimum}
+    contestants = {
+        "kiloword": kiloword,
+        "transformers": transformers,
+        "optimum": optimum,
+        "optimum-fp32": optimum_fp32,
+    }
     picture = _pictures(1, 0)
     start = time.perf_counter()
     captioner = contestants[kind](Path(directory), int(last))

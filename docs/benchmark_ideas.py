@@ -198,11 +198,11 @@ IDEAS = (
         " one photo",
     ),
     Idea(
-        "Weights apart from the graph and mapped into memory (external data)",
+        "The bundle in the package: weights mapped into memory (external data)",
         "10 MB less, shared by processes",
         "one captioner 92.0 to 87.2 MB at its peak; a second one in the process adds 17 MB instead of 16, "
         "for what products read is a packed copy",
-        "dropped: two more files in a bundle for 5 MB",
+        "dropped: two more files for 5 MB; large graphs have it (below)",
     ),
     Idea(
         "Prepacked weights shared by the sessions of a process",
