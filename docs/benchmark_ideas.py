@@ -147,6 +147,13 @@ IDEAS = (
         "kept on processors",
     ),
     Idea(
+        "Ranges of activations measured beforehand (static), or at each product (dynamic)",
+        "static 5 % faster: nothing is looked through for its largest value",
+        "both 1.82x as fast as fp32, static with 99 % of its words and dynamic with 91 %; weights alone in "
+        "bytes 1.05x (`--quantize --for speed` on the example photos)",
+        "kept: static, by which a caption does not depend on its neighbours in a batch either",
+    ),
+    Idea(
         "Attention on bytes: both products as `MatMulInteger`, the softmax on floats, or on bytes by a "
         "table (`QLinearSoftmax`)",
         "30 million operations for 197 tokens are 0.23 ms as floats and 0.07 as bytes: half of the operator",
@@ -247,7 +254,8 @@ IDEAS = (
         "OpenVINO 2026.4 instead of onnxruntime",
         "as fast",
         "greedy 0.71x, 3 beams 0.67x as fast, 8 photos at once 1.01x, with its own int8; loaded in 1.3 s "
-        "instead of 0.1, in twice the memory; 592 MB on disk with its tools (table above)",
+        "instead of 0.1, in twice the memory; 592 MB on disk with its tools (table above). The encoder alone "
+        "11.1 instead of 11.5 ms, of eight photos 9.2 instead of 10.9 each; a token 1.4 instead of 0.55 ms",
         "dropped",
     ),
     Idea(
