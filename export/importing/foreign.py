@@ -22,8 +22,14 @@ from kiloword.runtime.manifest import AttentionSpec, GenerationSettings, GraphSp
 # Weights of transformers' modules that no caption depends on; checkpoints may lack them.
 _NEVER_USED = ("pooler", "mask_token", "position_ids", "decoder.bias")
 # Constants that older versions of transformers stored beside the weights.
-_ONCE_STORED = (".attn.bias", ".attn.masked_bias", ".crossattention.bias", ".crossattention.masked_bias")
-_ONCE_STORED += ("position_ids", "relative_position_index")
+_ONCE_STORED = (
+    ".attn.bias",
+    ".attn.masked_bias",
+    ".crossattention.bias",
+    ".crossattention.masked_bias",
+    "position_ids",
+    "relative_position_index",
+)
 
 logger = logging.getLogger(__name__)
 
@@ -118,17 +124,27 @@ def load_model(kind: Any, request: Request) -> Any:
             raise ExportError(
                 "the pickle holds more than tensors, which is never loaded", path=request.directory
             ) from error
+        if "ignore_mismatched_sizes" in str(error):
+            raise ExportError(
+                "its weights are of other shapes than its config.json says", path=request.directory
+            ) from error
         raise ExportError(
             "transformers cannot load it", path=request.directory, found=reason_of(error)
         ) from error
     missing = [name for name in info["missing_keys"] if not any(part in name for part in _NEVER_USED)]
-    wrong = [str(item) for item in info.get("mismatched_keys", ())]
-    if missing or wrong:
+    if missing:
         raise ExportError(
             "the checkpoint lacks weights",
             path=request.directory,
-            expected=f"{len(missing) + len(wrong)} more tensors",
-            found=f"without {', '.join(sorted([*missing, *wrong])[:3])}, ...",
+            expected=f"{len(missing)} more tensors",
+            found=f"without {', '.join(sorted(missing)[:3])}, ...",
+        )
+    broken = [name for name, tensor in model.named_parameters() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise ExportError(
+            "the checkpoint's weights hold values that are no numbers",
+            path=request.directory,
+            found=", ".join(broken[:3]),
         )
     unused = sorted(name for name in info["unexpected_keys"] if not name.endswith(_ONCE_STORED))
     if unused:

@@ -203,7 +203,8 @@ def _same(ours: _Written, theirs: _Written, length_penalty: float) -> float | No
         return None
     if not theirs.logprobs:
         # A length penalty below 0 multiplies a score, and what was rounded with it.
-        return abs(ours.score - theirs.score) / max(1.0, len(ours.token_ids) ** -length_penalty)
+        grown = float(len(ours.token_ids) ** -length_penalty)
+        return abs(ours.score - theirs.score) / max(1.0, grown)
     # A forced token has probability 1 here and is whatever the decoder thinks of it there.
     pairs = zip(ours.logprobs, theirs.logprobs, strict=True)
     return max((abs(mine - other) for mine, other in pairs if mine != 0.0), default=0.0)

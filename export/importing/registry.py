@@ -9,7 +9,7 @@ from kiloword.export.importing.blip import blip
 from kiloword.export.importing.florence2 import florence2
 from kiloword.export.importing.foreign import Foreign, Request
 from kiloword.export.importing.git import git
-from kiloword.export.importing.source import reason_of
+from kiloword.export.importing.source import check_settings, reason_of
 from kiloword.export.importing.vision_encoder_decoder import PARTS, vision_encoder_decoder
 from kiloword.runtime.errors import ExportError
 
@@ -40,7 +40,7 @@ def load_foreign(config: Mapping[str, Any], request: Request) -> Foreign:
         ExportError: the architecture is not known, or the checkpoint is not whole.
     """
     named = config.get("architectures") or ()
-    names = [named] if isinstance(named, str) else [str(name) for name in named]
+    names = [str(name) for name in named] if isinstance(named, list) else [str(named)] if named else []
     family = next((name for name in names if name in FAMILIES), None)
     if family is None:
         found = ", ".join(names) or f"no architectures, model_type {config.get('model_type')!r}"
@@ -50,6 +50,7 @@ def load_foreign(config: Mapping[str, Any], request: Request) -> Foreign:
             expected=known_architectures(),
             found=found,
         )
+    check_settings(request.directory)
     try:
         return FAMILIES[family](config, request)
     except (ValueError, TypeError, LookupError, AttributeError) as error:

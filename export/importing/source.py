@@ -14,6 +14,16 @@ CONFIG_FILE = "config.json"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+|[\w.-]+")
 # Everything that an import reads. Code (*.py) is never fetched.
 _FETCHED = ("*.json", "*.txt", "*.model", "README.md")
+_SETTINGS = (
+    CONFIG_FILE,
+    "generation_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "tokenizer_config.json",
+    "tokenizer.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
 _LONGEST_REASON = 200
 _SAFE = "*.safetensors"
 _PICKLES = "pytorch_model*.bin"
@@ -49,16 +59,36 @@ def read_config(directory: Path) -> Mapping[str, Any]:
     Raises:
         ExportError: there is none, or it is not JSON.
     """
-    path = directory / CONFIG_FILE
+    return _read_object(directory / CONFIG_FILE)
+
+
+def check_settings(directory: Path) -> None:
+    """Whether each file with settings that is there can be read.
+
+    Transformers passes over some that it cannot read, a half-copied `generation_config.json` among them, and
+    writes other captions without a word.
+
+    Raises:
+        ExportError: one cannot.
+    """
+    for name in _SETTINGS:
+        path = directory / name
+        if path.exists() or path.is_symlink():
+            _read_object(path)
+
+
+def _read_object(path: Path) -> Mapping[str, Any]:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ExportError("is missing", path=path, expected="a checkpoint of transformers") from error
-    except (OSError, ValueError) as error:
-        raise ExportError("cannot be read", path=path, found=str(error)) from error
-    if not isinstance(config, dict):
-        raise ExportError("is no configuration", path=path, expected="an object")
-    return config
+        what = "is a link to a file that is not there" if path.is_symlink() else "is missing"
+        raise ExportError(what, path=path, expected="a checkpoint of transformers") from error
+    except (OSError, ValueError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else reason_of(error)
+        raise ExportError("cannot be read", path=path, expected="JSON", found=reason) from error
+    if not isinstance(found, dict):
+        raise ExportError("holds no settings", path=path, expected="an object")
+    return found
 
 
 def weight_files(directory: Path, *, allow_pickle: bool) -> list[Path]:
@@ -69,7 +99,10 @@ def weight_files(directory: Path, *, allow_pickle: bool) -> list[Path]:
 
 def reason_of(error: BaseException) -> str:
     """What a library says went wrong, in one line that fits into a message."""
-    line = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(": ")
+    lines = (str(error).strip() or type(error).__name__).splitlines()
+    # A first line that ends with a colon says nothing yet.
+    line = " ".join(lines[: 2 if lines[0].rstrip().endswith(":") else 1]).rstrip(": ")
+    line = " ".join(line.split())
     return line if len(line) <= _LONGEST_REASON else f"{line[:_LONGEST_REASON]} ..."
 
 

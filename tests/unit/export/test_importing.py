@@ -121,6 +121,26 @@ def test_missing_weights_are_refused(checkpoint: Path, tmp_path: Path) -> None:
         load_foreign(read_config(folder), Request(folder))
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda weight: weight[:7].clone(), "other shapes than its config.json"),
+        (lambda weight: weight * torch.nan, "no numbers.*decoder.transformer.wpe.weight"),
+    ],
+)
+def test_weights_that_do_not_fit_or_are_no_numbers(
+    checkpoint: Path, tmp_path: Path, change: Any, said: str
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = copied(checkpoint, tmp_path / "odd")
+    weights = load_file(folder / "model.safetensors")
+    weights["decoder.transformer.wpe.weight"] = change(weights["decoder.transformer.wpe.weight"])
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ExportError, match=said):
+        load_foreign(read_config(folder), Request(folder))
+
+
 def test_what_is_too_large_for_a_file_is_refused_first(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,6 +216,8 @@ def test_processors_that_do_something_else_are_refused(
         ("generation_config.json", {"suppress_tokens": [2]}, "the end of the sequence"),
         ("generation_config.json", {"dola_layers": "low"}, "dola_layers"),
         ("config.json", {"encoder": "vit"}, "cannot be used"),
+        ("config.json", {"architectures": 3}, "not known.*found 3"),
+        ("config.json", {"architectures": ["BlipForConditionalGeneration"]}, "transformers cannot load it"),
     ],
 )
 def test_odd_values_are_one_line(
@@ -234,6 +256,41 @@ def test_ids_that_no_caption_depends_on_may_be_out_of_range(checkpoint: Path, tm
     edit(folder / "generation_config.json", pad_token_id=-1, bos_token_id=999)
     tokens = load_foreign(read_config(folder), Request(folder)).tokens
     assert (tokens.pad_token_id, tokens.bos_token_id) == (foreign.EOS, foreign.BOS)
+
+
+def _half(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:30])
+
+
+def _empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def _deep(path: Path) -> None:
+    path.write_text("[" * 5000 + "]" * 5000, encoding="utf-8")
+
+
+def _dangling(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("not here")
+
+
+def _folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize("damage", [_half, _empty, _deep, _dangling, _folder])
+@pytest.mark.parametrize("name", ["generation_config.json", "tokenizer_config.json", "tokenizer.json"])
+def test_settings_that_cannot_be_read_are_refused(
+    checkpoint: Path, tmp_path: Path, name: str, damage: Any
+) -> None:
+    """Transformers takes its defaults in their place, for some of these without a word."""
+    folder = copied(checkpoint, tmp_path / "damaged")
+    damage(folder / name)
+    with pytest.raises(ExportError, match=name) as caught:
+        load_foreign(read_config(folder), Request(folder))
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
