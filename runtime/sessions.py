@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kiloword.runtime.allocator import memory_given_back
+from kiloword.runtime.allocator import FREED_BYTES, KEPT_BYTES, memory_given_back
 from kiloword.runtime.attention import query_weights
 from kiloword.runtime.background import InBackground
-from kiloword.runtime.bundle import Bundle
+from kiloword.runtime.bundle import WEIGHTS_SUFFIX, Bundle
 from kiloword.runtime.errors import BundleError, ConfigError, KilowordError, ProviderError
 from kiloword.runtime.huge_pages import HugePages
 from kiloword.runtime.manifest import PAST_LENGTH_AXIS, STATE_ROLES, GraphSpec, TensorSpec
@@ -277,7 +277,8 @@ def _load_on(bundle: Bundle, provider: str, threads: int) -> Sessions:
     manifest = bundle.manifest
     graphs = {bundle.encoder_path: manifest.encoder, bundle.decoder_path: manifest.decoder}
     sizes = {path: bundle.graph_bytes(spec) for path, spec in graphs.items()}
-    with memory_given_back():
+    mapped = any(spec.file + WEIGHTS_SUFFIX in manifest.files for spec in graphs.values())
+    with memory_given_back(KEPT_BYTES if mapped else FREED_BYTES):
         first, second = sorted(graphs, key=lambda path: sizes[path], reverse=True)
         beside = InBackground(lambda: _create_session(first, graphs[first], provider, threads))
         if sizes[first] > _SMALL_BYTES:
