@@ -48,7 +48,7 @@ clean:
 	rm -rf .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 
-# Without --no-compile pip writes bytecode of every module; captioning needs a quarter of it, and Python writes
+# Without --no-compile pip writes bytecode of every module; captioning needs an eighth of it, and Python writes
 # that at the first import.
 $(DEMO_VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear $(DEMO_VENV)
