@@ -106,8 +106,8 @@ IDEAS = (
     Idea(
         "Two threads that spin for 1 to 400 us (`spin_duration_us`, onnxruntime 1.26 and later)",
         "what spinning gains, without what it costs others",
-        "a greedy photo 1.05x without, 1.10x with 1 us, 1.15x with 5, 1.17x with 100, for 1.4 to 1.7 times the "
-        "processor time. Beside a program that has one of the two processors 0.96x without, 0.97x with 1 us, "
+        "a greedy photo 1.05x without, 1.10x with 1 us, 1.15x with 5, 1.17x with 100, for 1.4 to 1.7 times "
+        "the processor time. Beside a program on one of the two processors 0.96x without, 0.97x with 1 us, "
         "0.87x with 5, 0.64x with 100 (64 photos each, in turns, two to four times)",
         "dropped: what an idle machine gains, a busy one loses",
     ),
