@@ -33,7 +33,7 @@ from onnx import numpy_helper
 
 from benchmarks.folder import OLD_NS, journal_folder, output_beside
 from benchmarks.folder_photos import SIZE_SMALL, make_photos, photo_path
-from benchmarks.machine import REPOSITORY, pin_to_cpus, write_result
+from benchmarks.machine import REPOSITORY, pin_to_cpus, result_path, write_result
 from kiloword.runtime.bench.pictures import pixels_of
 from kiloword.runtime.bench.steps import decoder_feeds
 from kiloword.runtime.bench.timing import summarize, take_turns
@@ -133,13 +133,14 @@ def token_rows(bundle: Bundle, rounds: int) -> list[dict[str, Any]]:
             for length, inputs in given.items()
         }
         taken = take_turns(runs, rounds)
-        shares = attention_shares(decoder, given, rounds)
+        profiled = profiled_parts(decoder, given, rounds)
     return [
         {
             "measurement": "token",
             "tokens_before": length,
             "ms": summarize(samples).median,
-            "attention_ms": round(shares[length] * summarize(samples).median, 4),
+            "profiled_attention_us": profiled[length][0],
+            "profiled_others_us": profiled[length][1],
         }
         for length, samples in taken.items()
     ]
@@ -187,10 +188,12 @@ def _steps(bundle: Bundle) -> dict[int, dict[str, Any]]:
     }
 
 
-def attention_shares(decoder: Path, given: dict[int, dict[str, Any]], rounds: int) -> dict[int, float]:
-    """Which share of its nodes' time a step is in attention, by the tokens before; medians.
+def profiled_parts(
+    decoder: Path, given: dict[int, dict[str, Any]], rounds: int
+) -> dict[int, tuple[float, float]]:
+    """Microseconds of a step in attention's nodes and in all others, by the tokens before; medians.
 
-    A profiled step takes longer than another, so that only shares are taken from it.
+    The profiler takes its own time between nodes, so that a step is longer than without it.
     """
     options = session_options(1)
     options.enable_profiling = True
@@ -202,12 +205,22 @@ def attention_shares(decoder: Path, given: dict[int, dict[str, Any]], rounds: in
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
     nodes = [event for event in events if str(event.get("name")).endswith("_kernel_time")]
     count = len(nodes) // (rounds * len(given))
-    shares: dict[int, list[float]] = {length: [] for length in given}
+    found: dict[int, list[tuple[int, int]]] = {length: [] for length in given}
     for at, (_turn, length) in enumerate(itertools.product(range(rounds), given)):
         step = nodes[at * count : (at + 1) * count]
         attention = sum(node["dur"] for node in step if node["args"]["op_name"] in ATTENTION)
-        shares[length].append(attention / sum(node["dur"] for node in step))
-    return {length: statistics.median(some) for length, some in shares.items()}
+        found[length].append((attention, sum(node["dur"] for node in step) - attention))
+    return {
+        length: (statistics.median(one for one, _ in some), statistics.median(other for _, other in some))
+        for length, some in found.items()
+    }
+
+
+def kept_rows(output: Path | None) -> list[dict[str, Any]]:
+    """What an earlier run measured of folders."""
+    path = output or result_path("growth")
+    before = json.loads(path.read_text(encoding="utf-8"))["measurements"] if path.is_file() else []
+    return [row for row in before if row["measurement"] == "folder"]
 
 
 @click.command()
@@ -216,6 +229,7 @@ def attention_shares(decoder: Path, given: dict[int, dict[str, Any]], rounds: in
 @click.option("--rounds", default=60, show_default=True, help="Steps of each length.")
 @click.option("--folder-rounds", default=4, show_default=True, help="Runs over each folder.")
 @click.option("--prepare", "only_prepare", is_flag=True, help="Make the folders, and measure nothing.")
+@click.option("--tokens-only", is_flag=True, help="Keep what the result file has of folders.")
 @click.option("--bundle", type=click.Path(path_type=Path), help="A bundle other than the one that ships.")
 @click.option("--output", type=click.Path(path_type=Path), help="The result file.")
 def main(
@@ -224,6 +238,7 @@ def main(
     rounds: int,
     folder_rounds: int,
     only_prepare: bool,
+    tokens_only: bool,
     bundle: Path | None,
     output: Path | None,
 ) -> None:
@@ -233,7 +248,7 @@ def main(
         for known in sizes:
             prepare(folder / f"{known}", known, bundle)
         return
-    rows = folder_rows(folder, sizes, bundle, folder_rounds)
+    rows = kept_rows(output) if tokens_only else folder_rows(folder, sizes, bundle, folder_rounds)
     pin_to_cpus(1)
     rows += token_rows(load_bundle(bundle), rounds)
     told = {"most": most, "rounds": rounds, "folder_rounds": folder_rounds}

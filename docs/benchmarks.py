@@ -222,16 +222,19 @@ def _growth(result: Result | None) -> Iterator[str]:
         ["tokens read before", *(str(row["tokens_before"]) for row in tokens)],
         [
             ["milliseconds of the next", *(f"{row['ms']:.2f}" for row in tokens)],
-            [
-                "of them attention, and moving what it reads",
-                *(f"{row['attention_ms']:.2f}" for row in tokens),
-            ],
+            *(
+                [name, *(f"{row[key] / 1e3:.2f}" for row in tokens)]
+                for name, key in (
+                    ("profiled: attention, and moving what it reads", "profiled_attention_us"),
+                    ("profiled: all other nodes", "profiled_others_us"),
+                )
+            ),
         ],
     )
     yield ""
     yield (
-        "The decoder here is the shipped one with its table of places repeated, for it has 40; "
-        "what a step takes does not depend on what is in the table."
+        "The profiler adds its own time to each node. The decoder is the shipped one with its table of "
+        "places repeated, for it has 40; what a step takes does not depend on what is in the table."
     )
     yield ""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -38,9 +39,18 @@ def test_a_decoder_with_more_places_says_what_it_said(longer: Path) -> None:
 def test_attention_is_a_part_of_a_step(longer: Path) -> None:
     steps = growth._steps(load_bundle(None))
     assert list(steps) == [0, 8, 16, 24, 32, 40, 48, 56, 63]
-    shares = growth.attention_shares(longer, {length: steps[length] for length in (0, 63)}, 3)
-    assert list(shares) == [0, 63]
-    assert all(0 < share < 1 for share in shares.values())
+    parts = growth.profiled_parts(longer, {length: steps[length] for length in (0, 63)}, 3)
+    assert list(parts) == [0, 63]
+    assert all(part > 0 for both in parts.values() for part in both)
+
+
+def test_folders_are_kept_where_only_tokens_are_measured(tmp_path: Path) -> None:
+    """Of a file that is not there, nothing."""
+    result = tmp_path / "growth.json"
+    assert growth.kept_rows(result) == []
+    rows = [{"measurement": "folder", "known": 100}, {"measurement": "token", "ms": 1.0}]
+    result.write_text(json.dumps({"measurements": rows}), "utf-8")
+    assert growth.kept_rows(result) == rows[:1]
 
 
 @pytest.mark.e2e
