@@ -119,6 +119,23 @@ def imported(result: Result | None) -> Iterator[str]:
     yield ""
 
 
+def optimum_fp32(result: Result | None) -> Iterator[str]:
+    """What optimum exports, without its int8, from a run of its own."""
+    if result is None:
+        return
+    rows = [row for row in result["measurements"] if row["variant"] == "optimum fp32"]
+    ours = {
+        _case(row)[:2]: row["wall_ms"]["median"] for row in result["measurements"] if row["variant"] == _OURS
+    }
+    listed = "; ".join(
+        f"{row['wall_ms']['median']:.0f} ms (batch {row['batch_size']}, beams {row['num_beams']}), where "
+        f"int8 took {ours[_case(row)[:2]]:.0f} ({_times_as_fast(row, result):.2f}x)"
+        for row in rows
+    )
+    yield f"optimum before its int8 (`--with-optimum-fp32`, another run): {listed}."
+    yield ""
+
+
 def imported_targets(result: Result) -> Iterator[list[str]]:
     """By how much int8 was to be faster than each rival, greedy and with 4 beams, and by how much it is."""
     for rival in ("transformers eager", "optimum int8"):

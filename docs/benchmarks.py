@@ -18,7 +18,14 @@ REPOSITORY = DOCS.parent
 sys.path.insert(0, str(DOCS))
 
 from benchmark_ideas import IDEAS  # noqa: E402
-from benchmark_peers import compiled, imported, imported_targets, openvino, same_weights  # noqa: E402
+from benchmark_peers import (  # noqa: E402
+    compiled,
+    imported,
+    imported_targets,
+    openvino,
+    optimum_fp32,
+    same_weights,
+)
 from benchmark_tables import Result, table  # noqa: E402
 
 PAGE = DOCS / "BENCHMARKS.md"
@@ -46,6 +53,7 @@ def text() -> str:
         *compiled(newest("gpu_cpu")),
         *openvino(newest("peers")),
         *imported(newest("imported")),
+        *optimum_fp32(newest("optimum_fp32")),
         *_growth(newest("growth")),
         *_size(newest("install_size")),
         *_ideas(),
