@@ -20,7 +20,8 @@ from kiloword.runtime.threads import default_threads
 from kiloword.train.models.captioner import CaptionModel
 
 TOLERANCE = 2e-4
-"""Largest difference, absolute and relative, in fp32: summation orders differ, nothing else may."""
+"""Largest difference in fp32, beyond 1 in proportion to a tensor's largest value: summation orders differ,
+nothing else may."""
 
 _ENCODER_CASES = ({"batch_size": 1}, {"batch_size": 3})
 # Batch size, beams, new tokens, rows of the past, tokens of the past.
@@ -201,9 +202,11 @@ def _largest_difference(
     for name, want, have in zip(names, expected, found, strict=True):
         if want.shape != have.shape:
             raise ParityError(f"{what}: shape of {name}", expected=str(want.shape), found=str(have.shape))
-        if not np.allclose(want, have, rtol=TOLERANCE, atol=TOLERANCE):
+        # Sums are rounded in proportion to their largest terms, and so are small values beside large ones.
+        allowed = TOLERANCE * (1 + float(np.abs(want).max(initial=0)))
+        if not (np.abs(want - have) <= allowed).all():
             difference = float(np.abs(want - have).max())
             raise ParityError(
-                f"{what}: {name} differs", expected=f"at most {TOLERANCE}", found=f"{difference:.3g}"
+                f"{what}: {name} differs", expected=f"at most {allowed:.3g}", found=f"{difference:.3g}"
             )
     return max(float(np.abs(want - have).max(initial=0)) for want, have in zip(expected, found, strict=True))
