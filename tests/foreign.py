@@ -89,11 +89,11 @@ def vit(**settings: Any) -> Any:
     return ViTConfig(**_encoder_sizes(), image_size=SIZE, patch_size=8, **settings)
 
 
-def vit_of(image_size: tuple[int, int], patch_size: tuple[int, int]) -> Any:
+def vit_of(image_size: tuple[int, int], patch_size: tuple[int, int], **settings: Any) -> Any:
     """A ViT whose pictures and patches are no squares."""
     from transformers import ViTConfig
 
-    return ViTConfig(**_encoder_sizes(), image_size=image_size, patch_size=patch_size)
+    return ViTConfig(**{**_encoder_sizes(), **settings}, image_size=image_size, patch_size=patch_size)
 
 
 def deit() -> Any:
@@ -138,7 +138,7 @@ def gpt2(**settings: Any) -> Any:
     from transformers import GPT2Config
 
     sizes = {"n_embd": WIDTH, "n_layer": LAYERS, "n_head": HEADS, "n_positions": 40}
-    return GPT2Config(vocab_size=VOCABULARY, **sizes, **_ids(), add_cross_attention=True, **settings)
+    return GPT2Config(vocab_size=VOCABULARY, **{**sizes, **settings}, **_ids(), add_cross_attention=True)
 
 
 def bert() -> Any:

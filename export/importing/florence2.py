@@ -145,7 +145,7 @@ class _Generate:
 
 def _refuse_own_code(config: Mapping[str, Any], request: Request) -> None:
     """Florence-2 was first published with code of its own and other names for its weights."""
-    if "auto_map" in config or "dim_embed" in config.get("vision_config", {}):
+    if "dim_embed" in config.get("vision_config", {}):
         raise ExportError(
             "this Florence-2 is in a format that only its own code reads, and a checkpoint's code is not run",
             path=request.directory,

@@ -47,6 +47,18 @@ def deit_cut() -> Any:
     return transformers.DeiTImageProcessor(size=size, crop_size=crop, resample=3)
 
 
+def odd_numbers(path: Path) -> Path:
+    """No width is a multiple of 8, no number of heads is even, no picture and no patch is a square."""
+    processor = transformers.BlipImageProcessor(size={"height": 24, "width": 40})
+    return foreign.make_vision_encoder_decoder(
+        path,
+        lambda: foreign.vit_of((24, 40), (8, 4), hidden_size=27, num_attention_heads=3),
+        lambda: foreign.gpt2(n_embd=35, n_head=5, n_inner=51, tie_word_embeddings=False),
+        processor=processor,
+        no_repeat_ngram_size=2,
+    )
+
+
 FAMILIES: dict[str, Callable[[Path], Path]] = {
     "vit-gpt2": lambda path: foreign.make_vision_encoder_decoder(path, foreign.vit, foreign.gpt2),
     "deit-bert": lambda path: foreign.make_vision_encoder_decoder(
@@ -64,6 +76,7 @@ FAMILIES: dict[str, Callable[[Path], Path]] = {
     "swin-gpt2": lambda path: foreign.make_vision_encoder_decoder(
         path, foreign.swin, lambda: foreign.gpt2(scale_attn_by_inverse_layer_idx=True)
     ),
+    "odd numbers": odd_numbers,
     "blip": lambda path: foreign.make_blip(path),
     "git": lambda path: foreign.make_git(path),
     "florence2": lambda path: foreign.make_florence2(path, max_length=16),
