@@ -152,6 +152,9 @@ def single_graph(bundle: Bundle, settings: GenerationSettings) -> onnx.ModelProt
             *(item for group in weights.values() for item in group.values()),
             *nodes.constants.values(),
         ],
+        # Where onnxruntime knows an axis in one graph and not in another, it joins nodes in one alone, and
+        # rounds otherwise; int8 makes a step of that.
+        value_info=_shapes(encoder.graph, "encoder/"),
     )
     return helper.make_model(
         graph,
@@ -159,6 +162,17 @@ def single_graph(bundle: Bundle, settings: GenerationSettings) -> onnx.ModelProt
         ir_version=max(encoder.ir_version, decoder.ir_version),
         producer_name=_PRODUCER,
     )
+
+
+def _shapes(graph: GraphProto, prefix: str) -> list[onnx.ValueInfoProto]:
+    """The axes of a graph's tensors, under the names that they have where it was put."""
+    found = []
+    for item in (*graph.value_info, *graph.output):
+        copy = onnx.ValueInfoProto()
+        copy.CopyFrom(item)
+        copy.name = prefix + item.name
+        found.append(copy)
+    return found
 
 
 def _named(tensor: str, name: str) -> list[onnx.NodeProto]:
