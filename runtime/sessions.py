@@ -7,8 +7,7 @@ falls back to the processor without a word that a program could see (microsoft/o
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -368,8 +367,10 @@ def _empty_state(tensor: TensorSpec, rows: int) -> NDArray[Any]:
 
 
 def _run(session: Any, path: Path, outputs: list[str], feeds: Tensors) -> list[NDArray[Any]]:
-    with _errors_named(path):
+    try:
         results: list[NDArray[Any]] = session.run(outputs, feeds)
+    except _onnxruntime_errors() as error:
+        raise _failed(path, error) from error
     return results
 
 
@@ -379,19 +380,14 @@ def _run_into(session: Any, path: Path, feeds: Tensors, results: Tensors) -> Non
     for bind, arrays in ((binding.bind_input, feeds), (binding.bind_output, results)):
         for name, array in arrays.items():
             bind(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
-    with _errors_named(path):
-        session.run_with_iobinding(binding)
-
-
-@contextmanager
-def _errors_named(path: Path) -> Iterator[None]:
-    """What onnxruntime says while it runs a graph, as ours and with the graph's file."""
     try:
-        yield
+        session.run_with_iobinding(binding)
     except _onnxruntime_errors() as error:
-        raise KilowordError(
-            "onnxruntime failed while running it", path=path, found=_first_line(error)
-        ) from error
+        raise _failed(path, error) from error
+
+
+def _failed(path: Path, error: Exception) -> KilowordError:
+    return KilowordError("onnxruntime failed while running it", path=path, found=_first_line(error))
 
 
 def _onnxruntime_errors() -> tuple[type[Exception], ...]:
