@@ -55,7 +55,8 @@ def test_int8_of_each_family(family: str, tmp_path: Path) -> None:
         assert sum(small.integer_operators.values()) >= 4
         assert small.float_products <= (convolutions if graph == "encoder" else 0)
     assert spec.chosen.batch_difference < 1e-3
-    pixels = np.random.default_rng(3).integers(0, 256, (3, foreign.SIZE, foreign.SIZE, 3), dtype=np.uint8)
+    image = load_bundle(int8).manifest.image
+    pixels = np.random.default_rng(3).integers(0, 256, (3, image.height, image.width, 3), dtype=np.uint8)
     results = [first_logits(path, pixels) for path in (fp32, int8)]
     for want, have in zip(*results, strict=True):
         assert 0 < np.linalg.norm(have - want) / np.linalg.norm(want) < PIECES
