@@ -25,7 +25,7 @@ from torch import nn  # noqa: E402
 from kiloword import load_bundle  # noqa: E402
 from kiloword.export import export as module  # noqa: E402
 from kiloword.export.export import export_bundle, find_checkpoint  # noqa: E402
-from kiloword.export.parity import decoder_cases  # noqa: E402
+from kiloword.export.parity import _largest_difference, decoder_cases  # noqa: E402
 from kiloword.export.provenance import git_commit, without_places  # noqa: E402
 from kiloword.runtime.errors import ConfigError, ExportError, ParityError  # noqa: E402
 from kiloword.runtime.manifest import GraphSpec  # noqa: E402
@@ -357,3 +357,22 @@ def test_a_card_claims_only_what_is_known(tiny_export: TinyExport) -> None:
     assert "timm" not in card
     assert "not measured" in card
     assert "Random weights: no data." in card
+
+
+@pytest.mark.parametrize(
+    ("largest", "difference", "refused"),
+    [(1.0, 1e-4, False), (1.0, 5e-4, True), (100.0, 2e-3, False), (100.0, 5e-3, True), (1e4, 0.15, False)],
+)
+def test_small_values_carry_the_rounding_of_large_ones(
+    largest: float, difference: float, refused: bool
+) -> None:
+    """Beside a value of 100 a small one may be 2e-3 off, and no more; the large one by its own share."""
+    want = np.array([largest, 0.1], dtype=np.float32)
+    have = want + np.array([0, difference], dtype=np.float32)
+    if refused:
+        with pytest.raises(ParityError, match="logits differs"):
+            _largest_difference(["logits"], [want], [have], "a case")
+    else:
+        assert _largest_difference(["logits"], [want], [have], "a case") == pytest.approx(
+            difference, rel=0.01
+        )
