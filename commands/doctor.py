@@ -104,15 +104,16 @@ def _providers(found: Diagnosis) -> Iterator[str]:
 
 def _bundle(found: Diagnosis) -> Iterator[str]:
     health, leak = found.bundle, found.leak
-    if health is None:
-        return
-    checked = ", ".join(health.checked_providers) or "not said"
-    yield _line(
-        "bundle",
-        f"{health.name} ({health.precision}, {health.bytes / 1e6:.1f} MB), hashes right, loaded in "
-        f"{health.load_ms:.0f} ms; checked on: {checked}",
-    )
-    yield _line("a caption", f'"{health.caption}" for a made picture, {health.caption_ms:.0f} ms')
+    if health is not None:
+        checked = ", ".join(health.checked_providers) or "not said"
+        yield _line(
+            "bundle",
+            f"{health.name} ({health.precision}, {health.bytes / 1e6:.1f} MB), hashes right, loaded in "
+            f"{health.load_ms:.0f} ms; checked on: {checked}",
+        )
+        yield _line("a caption", f'"{health.caption}" for a made picture, {health.caption_ms:.0f} ms')
+    elif leak is not None:
+        yield _line("bundle", "broken; providers and memory were tried with the one in the package")
     if leak is not None:
         growth = "not told by this system"
         if leak.growth_bytes is not None:

@@ -155,6 +155,8 @@ class Diagnosis:
 def diagnose(bundle: str | PathLike[str] | None, say: Callable[[str], None]) -> Diagnosis:
     """Find out all of it; takes some 20 seconds, for a large bundle up to two minutes.
 
+    Where the bundle is broken, the one in the package tells whether providers load and memory stays.
+
     Args:
         bundle: Directory of the bundle; None for the one in the package.
         say: Called with what is being done.
@@ -168,11 +170,11 @@ def diagnose(bundle: str | PathLike[str] | None, say: Callable[[str], None]) -> 
         "versions": _versions(),
     }
     say("bundle")
-    try:
-        health, tokens = _bundle_health(bundle)
-    except KilowordError as error:
-        return Diagnosis(**facts, problems=(*problems, str(error)))  # type: ignore[arg-type]
-    directory = Path(health.directory)
+    found = _bundle_health(bundle, problems)
+    tried = _bundle_health(None, problems) if found is None and bundle is not None else found
+    if tried is None:
+        return Diagnosis(**facts, problems=tuple(problems))  # type: ignore[arg-type]
+    directory, tokens = Path(tried[0].directory), tried[1]
     say("providers")
     providers = tuple(_provider_facts(directory, name, tokens) for name in PROVIDERS)
     problems += [
@@ -187,6 +189,8 @@ def diagnose(bundle: str | PathLike[str] | None, say: Callable[[str], None]) -> 
             f"memory grew by {(leak.growth_bytes or 0) / 1e6:.0f} MB over {leak.captions} captions: "
             "another version of onnxruntime may help"
         )
+    if found is None:
+        return Diagnosis(**facts, providers=providers, leak=leak, problems=tuple(problems))  # type: ignore[arg-type]
     say("threads and batch sizes")
     tuning = tune(directory)
     say("recipes")
@@ -194,7 +198,7 @@ def diagnose(bundle: str | PathLike[str] | None, say: Callable[[str], None]) -> 
     return Diagnosis(
         **facts,  # type: ignore[arg-type]
         providers=providers,
-        bundle=health,
+        bundle=found[0],
         leak=leak,
         tuning=tuning,
         variants=variants,
@@ -228,8 +232,18 @@ def _twice_installed() -> list[str]:
     return [f"{' and '.join(present)} are both installed and overwrite each other: keep one"]
 
 
-def _bundle_health(bundle: str | PathLike[str] | None) -> tuple[BundleHealth, tuple[int, ...]]:
-    """Hashes, graphs, and a caption; and its tokens when searched greedily."""
+def _bundle_health(
+    bundle: str | PathLike[str] | None, problems: list[str]
+) -> tuple[BundleHealth, tuple[int, ...]] | None:
+    """Hashes, graphs, and a caption; and its tokens when searched greedily. None with one more problem."""
+    try:
+        return _tried(bundle)
+    except KilowordError as error:
+        problems.append(str(error))
+        return None
+
+
+def _tried(bundle: str | PathLike[str] | None) -> tuple[BundleHealth, tuple[int, ...]]:
     started = time.perf_counter()
     with Captioner.load(bundle, provider="cpu") as captioner:
         load_ms = 1000 * (time.perf_counter() - started)

@@ -54,4 +54,6 @@ def test_what_must_be_mended(tmp_path: Path) -> None:
     done = doctor("--bundle", tmp_path)
     assert done.returncode == 1
     assert "encoder.onnx: was changed or damaged" in done.stdout
+    assert "tried with the one in the package" in done.stdout
+    assert any(line.split()[:2] == ["provider", "cpu"] for line in done.stdout.splitlines())
     assert "Traceback" not in done.stderr

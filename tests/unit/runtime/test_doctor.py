@@ -98,14 +98,30 @@ def test_a_healthy_bundle(bundles: dict[Kind, Bundle], monkeypatch: pytest.Monke
 
 
 def test_a_damaged_bundle_is_named(own_bundle: Bundle) -> None:
-    """The rest of the page is there all the same."""
+    """The rest of the page is there all the same, tried with the bundle in the package."""
     own_bundle.decoder_path.write_bytes(b"other bytes")
     found = diagnose(own_bundle.directory, lambda _: None)
     assert found.bundle is None
+    assert next(one.name for one in found.providers if one.loads and one.same_caption) == "cpu"
+    assert found.leak is not None
+    assert found.leak.captions > 0
+    assert not found.leak.leaks
+    assert (found.tuning, found.variants) == (None, None)
     (problem,) = found.problems
     assert "decoder.onnx: was changed or damaged" in problem
     assert found.cores.threads >= 1
     assert found.versions["onnxruntime"]
+
+
+def test_nothing_can_be_tried(own_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the bundle that is asked for nor the one in the package: both are named, once each."""
+    monkeypatch.setattr("kiloword.runtime.bundle.DEFAULT_BUNDLE", own_bundle.directory)
+    own_bundle.decoder_path.write_bytes(b"other bytes")
+    assert len(diagnose(None, lambda _: None).problems) == 1
+    found = diagnose(own_bundle.directory / "nowhere", lambda _: None)
+    assert ["decoder.onnx" in one for one in found.problems] == [False, True]
+    assert ["nowhere" in one for one in found.problems] == [True, False]
+    assert found.providers == ()
 
 
 def test_memory_that_grows_is_found(bundles: dict[Kind, Bundle], monkeypatch: pytest.MonkeyPatch) -> None:
