@@ -66,6 +66,7 @@ def main() -> None:
     _log.propagate = False
     # What Pillow thinks of a damaged file, in lines of its own beside ours.
     warnings.filterwarnings("ignore", module=r"PIL\.")
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 for _command in COMMANDS:

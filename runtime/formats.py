@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -85,6 +86,8 @@ def open_picture(stream: BinaryIO, pixel_limit: int, path: Path | None) -> Image
         raise _unsupported(kind, path)
     raw = read_raw(stream) if kind == "RAW" or head[:4] in TIFF_MAGICS else None
     image = _open(stream, pixel_limit, path) if raw is None else _open_preview(raw, pixel_limit, path)
+    if image.format == "TIFF":
+        _quiet_libtiff()
     check_size(image, pixel_limit, path)
     if image.info.get("progressive"):
         _check_scans(stream, image, path)
@@ -121,6 +124,25 @@ def _register_heic(path: Path | None) -> None:
         message = "is HEIC, which needs the package pillow-heif"
         raise ImageError(message, path=path, hint='pip install "kiloword[heic]"') from error
     register_heif_opener()
+
+
+@cache
+def _quiet_libtiff() -> None:
+    """Keep libtiff from writing to stderr: what it finds, Pillow raises as well.
+
+    It knows no file's name, and writes in pieces, so that a line of ours may stand within its own.
+    """
+    import ctypes
+
+    from PIL import Image
+
+    for name in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
+        try:
+            set_handler = ctypes.CDLL(Image.core.__file__)[name]
+        except (OSError, AttributeError):  # this Pillow has no libtiff, or does not show it
+            return
+        set_handler.restype = ctypes.c_void_p
+        set_handler(None)
 
 
 def _unsupported(kind: str, path: Path | None) -> ImageError:

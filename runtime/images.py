@@ -295,7 +295,8 @@ def _to_8_bits(image: Image) -> NDArray[np.uint8]:
     white = next((white for white in whites if low >= 0 and high <= white), None)
     if white is not None:
         low, high = 0.0, float(white)
-    scaled: NDArray[np.float32] = np.rint((values - low) * (255 / max(high - low, 1e-30)))
+    # Halves, because the difference of two floats may be larger than any float.
+    scaled: NDArray[np.float32] = np.rint((values / 2 - low / 2) * (510 / max(high - low, 1e-30)))
     return scaled.clip(0, 255).astype(np.uint8)
 
 

@@ -194,11 +194,10 @@ def raw_without_preview() -> bytes:
     return tiff_by_hand("<", [[(0xC612, 1, [0x00000401])]], b"")
 
 
-def tiff_of_size(width: int, height: int) -> bytes:
+def tiff_of_size(width: int, height: int, samples: int = 1) -> bytes:
     fields = [(0x0100, 4, [width]), (0x0101, 4, [height]), (0x0106, 3, [1]), (0x0102, 3, [8])]
-    return tiff_by_hand(
-        "<", [[*fields, (0x0103, 3, [1]), (0x0111, 4, [4096]), (0x0117, 4, [100])]], bytes(100)
-    )
+    strip = [(0x0111, 4, [4096]), (0x0115, 3, [samples]), (0x0117, 4, [100])]
+    return tiff_by_hand("<", [[*fields, (0x0103, 3, [1]), *strip]], bytes(100))
 
 
 def looping_tiff() -> bytes:
@@ -324,6 +323,8 @@ def _refused() -> dict[str, tuple[bytes, str]]:
         "cut.avif": (up_to(encoded(scene(), "AVIF"), 0.5), f"is a AVIF {damaged}"),
         "cut.gif": (up_to(encoded(scene().convert("P"), "GIF"), 0.5), "truncated"),
         "cut.tif": (up_to(encoded(scene(), "TIFF", compression="tiff_lzw"), 0.5), ""),
+        "cut jpeg inside.tif": (up_to(encoded(scene(), "TIFF", compression="jpeg"), 0.5), ""),
+        "516 samples.tif": (tiff_of_size(64, 48, samples=516), f"is a TIFF {damaged}"),
         "bomb.tif": (tiff_of_size(100_000, 100_000), "has too many pixels"),
         "cut.bmp": (up_to(encoded(scene(), "BMP"), 0.5), "truncated"),
         "broken.heic": (bmff + b"ftypheic\0\0\0\0mif1heic", damaged if has_heic else "kiloword[heic]"),

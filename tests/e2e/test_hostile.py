@@ -89,12 +89,6 @@ def test_mutated_files(tmp_path: Path, bundle: Path) -> None:
     failed = {path: row["error"] for path, row in rows.items() if "error" in row}
     assert [error for path, error in failed.items() if not error.startswith(f"{path}: ")] == []
     assert [error for error in failed.values() if "\n" in error] == []
-    # libtiff and the libjpeg in it write to stderr by themselves when what is packed in a TIFF is damaged,
-    # and know no file's name; whatever comes from Python would name a file, an error or a warning.
-    # It does so in pieces, and a line of ours may come between two of them.
-    whole = [line.removeprefix("JPEGLib: ") for line in said]
-    others = [line for line in whole if not line.startswith(("error: ", "warning: "))]
-    from_python = ("Traceback", "Error", "Warning", '  File "', str(tmp_path))
-    assert [line for line in others if any(part in line for part in from_python)] == []
-    assert len(others) < MUTATIONS / 20
+    # No library below writes a word of its own: it would name no file, and stand in the middle of our lines.
+    assert [line for line in said if not line.startswith(("error: ", "warning: "))] == []
     assert MUTATIONS / 5 < len(failed) < MUTATIONS * 4 / 5  # the damage is neither harmless nor total

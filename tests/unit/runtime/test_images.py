@@ -165,6 +165,14 @@ def test_elevations_use_their_own_range() -> None:
     assert (found[0, 0, 0], found[-1, -1, 0]) == (0, 255)
 
 
+def test_the_largest_floats_use_their_own_range() -> None:
+    """The difference of the smallest and the largest is no float of 32 bits."""
+    values = np.full((48, 64), np.finfo(np.float32).min)
+    values[24:] = np.finfo(np.float32).max
+    found = load_image(Image.fromarray(values), EXACT)
+    assert (found[0, 0, 0], found[-1, -1, 0]) == (0, 255)
+
+
 @pytest.mark.parametrize(
     ("kind", "mode", "tolerance"),
     [
