@@ -178,6 +178,22 @@ def _line(process: subprocess.Popen[str], name: str) -> str:
     raise click.ClickException(f"{name} ended with {process.wait()}")
 
 
+def measured_rows(
+    contestants: list[Contestant], cases: Sequence[Case], rounds: int, threads: int
+) -> list[dict[str, Any]]:
+    """Pin contestants that have loaded to as many processors as threads, let them take turns, end them."""
+    # Only now, for a start may use all processors: kiloword hashes files beside what else it does.
+    pin_to_cpus(threads)
+    for one in contestants:
+        os.sched_setaffinity(one.process.pid, os.sched_getaffinity(0))
+    try:
+        measure(contestants, cases, rounds)
+    finally:
+        for one in contestants:
+            one.process.kill()
+    return rows_of(contestants, cases)
+
+
 def measure(contestants: list[Contestant], cases: Sequence[Case], rounds: int) -> None:
     """Let them take turns in every case; they warm up with some pictures, then once for each case."""
     shuffler = random.Random(0)
@@ -272,21 +288,12 @@ def main(
     here = Path(sys.executable)
     contestants = [start(name, here, "kiloword", path, threads) for name, path in made.items()]
     contestants.append(start("transformers eager", here, "transformers", checkpoint, threads))
-    wanted = {"optimum int8": with_optimum, "optimum fp32": with_optimum_fp32}
-    for name, kind in (("optimum int8", "optimum"), ("optimum fp32", "optimum-fp32")):
-        if peers is not None and wanted[name]:
+    rivals = (("optimum int8", "optimum", with_optimum), ("optimum fp32", "optimum-fp32", with_optimum_fp32))
+    for name, kind, asked in rivals:
+        if peers is not None and asked:
             contestants.append(start(name, peers[0], kind, peers[1], threads))
-    # Only now, for a start may use all processors: kiloword hashes files beside what else it does.
-    pin_to_cpus(threads)
-    for one in contestants:
-        os.sched_setaffinity(one.process.pid, os.sched_getaffinity(0))
     cases = [CASES[name] for name in names or CASES]
-    try:
-        measure(contestants, cases, rounds)
-    finally:
-        for one in contestants:
-            one.process.kill()
-    rows = rows_of(contestants, cases)
+    rows = measured_rows(contestants, cases, rounds, threads)
     for row in rows:
         ratios = ", ".join(f"{value:.2f}x {name}" for name, value in row["times_as_fast_as"].items())
         click.echo(

@@ -23,8 +23,8 @@ from pathlib import Path
 import click
 
 from benchmarks.checkpoints import find_checkpoint
-from benchmarks.imported import PEERS, Case, Contestant, measure, rows_of, start
-from benchmarks.machine import REPOSITORY, pin_to_cpus, write_result
+from benchmarks.imported import PEERS, Case, measured_rows, start
+from benchmarks.machine import REPOSITORY, write_result
 from kiloword.runtime.bundle import DEFAULT_BUNDLE
 
 WORKER = REPOSITORY / "benchmarks" / "peers_worker.py"
@@ -74,23 +74,6 @@ def make_bundles(variables: Mapping[str, str]) -> None:
     subprocess.run(command, check=True, env=dict(variables))
 
 
-def measure_peers(variables: Mapping[str, str], threads: int, rounds: int) -> list[Contestant]:
-    """Start all and let them take turns."""
-    contestants = [
-        start(name, peer.python, peer.kind, peer.bundle, threads, WORKER, variables)
-        for name, peer in PEERS_BY_NAME.items()
-    ]
-    pin_to_cpus(threads)
-    for one in contestants:
-        os.sched_setaffinity(one.process.pid, os.sched_getaffinity(0))
-    try:
-        measure(contestants, CASES, rounds)
-    finally:
-        for one in contestants:
-            one.process.kill()
-    return contestants
-
-
 @click.command()
 @click.option("--threads", default=1, show_default=True)
 @click.option("--rounds", default=24, show_default=True, help="Calls of each contestant in each case.")
@@ -106,7 +89,11 @@ def main(threads: int, rounds: int, only_prepare: bool, output: Path | None) -> 
             make_bundles(variables)
         if only_prepare:
             return
-        rows = rows_of(measure_peers(variables, threads, rounds), CASES)
+        contestants = [
+            start(name, peer.python, peer.kind, peer.bundle, threads, WORKER, variables)
+            for name, peer in PEERS_BY_NAME.items()
+        ]
+        rows = measured_rows(contestants, CASES, rounds, threads)
     for row in rows:
         click.echo(
             f"batch {row['batch_size']}  beams {row['num_beams']}  {row['variant']:24} "

@@ -23,6 +23,7 @@ import numpy as np
 
 from kiloword.runtime.bench.steps import decoder_feeds
 from kiloword.runtime.bundle import Bundle, load_bundle
+from kiloword.runtime.footprint import own_peak_rss_bytes
 from kiloword.runtime.generation import generate
 from kiloword.runtime.images import load_image
 from kiloword.runtime.sessions import DecoderSession, EncoderSession, Sessions, load_sessions
@@ -99,12 +100,6 @@ def _caption(bundle: Bundle, sessions: Sessions, pixels: NDArray[np.uint8], beam
     return [list(one.token_ids) for one in found]
 
 
-def _peak_rss_bytes() -> int:
-    """Linux; ``ru_maxrss`` would count the process that started this one, too."""
-    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
-
-
 def main() -> None:
     """Load, say so, and answer until stdin ends."""
     kind, directory, threads = sys.argv[1:]
@@ -130,7 +125,7 @@ def main() -> None:
         began = time.perf_counter()
         tokens = _caption(bundle, sessions, pixels, asked["num_beams"])
         elapsed_ms = 1e3 * (time.perf_counter() - began)
-        answer = {"ms": elapsed_ms, "tokens": tokens, "peak_rss_bytes": _peak_rss_bytes()}
+        answer = {"ms": elapsed_ms, "tokens": tokens, "peak_rss_bytes": own_peak_rss_bytes()}
         print(json.dumps(answer), flush=True)
 
 

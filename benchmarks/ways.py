@@ -262,14 +262,14 @@ def _forms() -> dict[str, dict[str, Form]]:
     }
 
 
-def _bytes_by_head(zero_u8: str, zero_i8: str) -> Form:
+def _bytes_by_head() -> Form:
     """Query, key and value as bytes, cut into heads; the key is transposed, too."""
     return [
         node
         for name, zero, axes in (
-            ("query", zero_u8, [0, 2, 1, 3]),
-            ("key", zero_i8, [0, 2, 3, 1]),
-            ("value", zero_i8, [0, 2, 1, 3]),
+            ("query", "zero_u8", [0, 2, 1, 3]),
+            ("key", "zero_i8", [0, 2, 3, 1]),
+            ("value", "zero_i8", [0, 2, 1, 3]),
         )
         for node in (
             ("", "QuantizeLinear", [name, "scale", zero], [f"{name}_8"], {}),
@@ -288,7 +288,7 @@ _JOINED: Form = [
 def _attention_with_byte_products() -> Form:
     """Attention whose two products multiply bytes; its weights are made of floats."""
     return [
-        *_bytes_by_head("zero_u8", "zero_i8"),
+        *_bytes_by_head(),
         ("", "MatMulInteger", ["query_heads", "key_heads", "zero_u8", "zero_i8"], ["sums"], {}),
         ("", "Cast", ["sums"], ["sums_float"], {"to": TensorProto.FLOAT}),
         ("", "Mul", ["sums_float", "scale"], ["scores"], {}),
@@ -310,7 +310,7 @@ def _attention_of_bytes() -> Form:
     scores, weights = ["scores_8", "scale", "zero_u8"], ["weights_8", "share", "none_u8"]
     softmax = {"axis": -1, "opset": 13}
     return [
-        *_bytes_by_head("zero_u8", "zero_i8"),
+        *_bytes_by_head(),
         ("", "QLinearMatMul", [*query, *key, "scale", "zero_u8"], ["scores_8"], {}),
         (_OURS, "QLinearSoftmax", [*scores, "share", "none_u8"], ["weights_8"], softmax),
         ("", "QLinearMatMul", [*weights, *value, "scale", "zero_u8"], ["mixed_8"], {}),

@@ -17,6 +17,7 @@ _TARGETS = {
 }
 """By how much int8 was to be faster than a rival, with so many photos at once and beams."""
 _OURS = "kiloword int8"
+_TIMED = ["", "batch", "beams", "median for a photo", "p95"]
 
 
 def same_weights(result: Result | None) -> Iterator[str]:
@@ -27,17 +28,8 @@ def same_weights(result: Result | None) -> Iterator[str]:
     rows = []
     for row in result["measurements"]:
         ours = row["times_as_fast_as"].get("int8 bundle")
-        rows.append(
-            [
-                row["variant"],
-                str(row["batch_size"]),
-                str(row["num_beams"]),
-                f"{row['wall_ms']['median']:.1f} ms",
-                f"{row['wall_ms']['p95']:.1f} ms",
-                "" if ours is None else f"{1 / ours:.2f}x",
-            ]
-        )
-    yield from table(["", "batch", "beams", "median for a photo", "p95", "int8 is faster by"], rows)
+        rows.append([*_timed(row), "" if ours is None else f"{1 / ours:.2f}x"])
+    yield from table([*_TIMED, "int8 is faster by"], rows)
     yield ""
 
 
@@ -67,11 +59,7 @@ def openvino(result: Result | None) -> Iterator[str]:
         return
     rows = [
         [
-            row["variant"],
-            str(row["batch_size"]),
-            str(row["num_beams"]),
-            f"{row['wall_ms']['median']:.1f} ms",
-            f"{row['wall_ms']['p95']:.1f} ms",
+            *_timed(row),
             *(
                 ("", "")
                 if row["variant"] == _OURS
@@ -85,8 +73,8 @@ def openvino(result: Result | None) -> Iterator[str]:
     packages = " and ".join(result["settings"]["peers"])
     yield f"`python -m benchmarks.peers`: the same search over graphs in {packages}, in its own environment:"
     yield ""
-    heads = ["", "batch", "beams", "median for a photo", "p95", "kiloword is faster by", "same captions"]
-    yield from table([*heads, "loaded, first photo encoded", "memory"], rows)
+    heads = [*_TIMED, "kiloword is faster by", "same captions", "loaded, first photo encoded", "memory"]
+    yield from table(heads, rows)
     yield ""
 
 
@@ -108,7 +96,7 @@ def imported(result: Result | None) -> Iterator[str]:
     )
     yield ""
     yield from table(
-        ["", "batch", "beams", "median for a photo", "p95", "int8 is faster by", "target", "memory"],
+        [*_TIMED, "int8 is faster by", "target", "memory"],
         [_imported_row(row, result) for row in sorted(result["measurements"], key=_case)],
     )
     yield ""
@@ -150,6 +138,12 @@ def imported_targets(result: Result) -> Iterator[list[str]]:
             yield [f"ViT-B/16 + GPT-2 over {rival}, greedy and 4 beams", ", ".join(targets), found]
 
 
+def _timed(row: Result, digits: int = 1) -> list[str]:
+    """Who took how long for what: the columns `_TIMED`."""
+    times = [f"{row['wall_ms'][name]:.{digits}f} ms" for name in ("median", "p95")]
+    return [row["variant"], str(row["batch_size"]), str(row["num_beams"]), *times]
+
+
 def _case(row: Result) -> tuple[int, int, float]:
     return row["batch_size"], row["num_beams"], row["wall_ms"]["median"]
 
@@ -167,11 +161,7 @@ def _times_as_fast(row: Result, result: Result) -> float | None:
 def _imported_row(row: Result, result: Result) -> list[str]:
     ratio = _times_as_fast(row, result)
     return [
-        row["variant"],
-        str(row["batch_size"]),
-        str(row["num_beams"]),
-        f"{row['wall_ms']['median']:.0f} ms",
-        f"{row['wall_ms']['p95']:.0f} ms",
+        *_timed(row, digits=0),
         "" if ratio is None else f"{ratio:.2f}x",
         _TARGETS.get((row["variant"], *_case(row)[:2]), ""),
         f"{row['peak_rss_bytes'] / 1e6:.0f} MB",

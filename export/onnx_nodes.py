@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+
+_Named = TypeVar("_Named", TensorProto, ValueInfoProto)
 
 MOST_BYTES = 2**31 - 2**24
 """A protobuf, which an ONNX file is, has at most 2 GiB; the graph takes some of them."""
@@ -132,13 +134,19 @@ def _rename_inside(graph: GraphProto, names: _Renamed) -> None:
 
 def prefixed_weights(graph: GraphProto, prefix: str) -> dict[str, TensorProto]:
     """The weights of a graph under names of their own, by their old names."""
-    found = {}
-    for item in graph.initializer:
-        copy = TensorProto()
-        copy.CopyFrom(item)
-        copy.name = prefix + item.name
-        found[item.name] = copy
-    return found
+    return {item.name: _prefixed(item, prefix) for item in graph.initializer}
+
+
+def prefixed_shapes(graph: GraphProto, prefix: str) -> list[ValueInfoProto]:
+    """The axes of a graph's tensors, under the names that they have where it was put."""
+    return [_prefixed(item, prefix) for item in (*graph.value_info, *graph.output)]
+
+
+def _prefixed(item: _Named, prefix: str) -> _Named:
+    copy = type(item)()
+    copy.CopyFrom(item)
+    copy.name = prefix + item.name
+    return copy
 
 
 def joined_opsets(models: Collection[onnx.ModelProto]) -> list[onnx.OperatorSetIdProto]:

@@ -25,7 +25,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import GraphProto, TensorProto, helper
 
-from kiloword.export.onnx_nodes import MOST_BYTES, Nodes, joined_opsets, prefixed_weights
+from kiloword.export.onnx_nodes import MOST_BYTES, Nodes, joined_opsets, prefixed_shapes, prefixed_weights
 from kiloword.export.search_graph import SearchGraph
 from kiloword.runtime.bundle import TOKENIZER_FILE, Bundle
 from kiloword.runtime.errors import ConfigError, ExportError, ParityError
@@ -154,7 +154,7 @@ def single_graph(bundle: Bundle, settings: GenerationSettings) -> onnx.ModelProt
         ],
         # Where onnxruntime knows an axis in one graph and not in another, it joins nodes in one alone, and
         # rounds otherwise; int8 makes a step of that.
-        value_info=_shapes(encoder.graph, "encoder/"),
+        value_info=prefixed_shapes(encoder.graph, "encoder/"),
     )
     return helper.make_model(
         graph,
@@ -162,17 +162,6 @@ def single_graph(bundle: Bundle, settings: GenerationSettings) -> onnx.ModelProt
         ir_version=max(encoder.ir_version, decoder.ir_version),
         producer_name=_PRODUCER,
     )
-
-
-def _shapes(graph: GraphProto, prefix: str) -> list[onnx.ValueInfoProto]:
-    """The axes of a graph's tensors, under the names that they have where it was put."""
-    found = []
-    for item in (*graph.value_info, *graph.output):
-        copy = onnx.ValueInfoProto()
-        copy.CopyFrom(item)
-        copy.name = prefix + item.name
-        found.append(copy)
-    return found
 
 
 def _named(tensor: str, name: str) -> list[onnx.NodeProto]:

@@ -10,6 +10,11 @@ from contextlib import contextmanager
 # Parameters of mallopt(3), from glibc's malloc.h.
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -3, -4, -8
 
+FREED_BYTES = 128 << 10
+"""For graphs whose weights are parsed and freed again, tensor by tensor."""
+KEPT_BYTES = 4 << 20
+"""For graphs whose weights are mapped: nearly all that is allocated stays, together, for huge pages."""
+
 
 def tell_allocator(settings: Mapping[int, int]) -> bool:
     """Set parameters of glibc's allocator.
@@ -25,12 +30,6 @@ def tell_allocator(settings: Mapping[int, int]) -> bool:
         return False
     taken = [libc.mallopt(name, value) == 1 for name, value in settings.items()]
     return all(taken)
-
-
-FREED_BYTES = 128 << 10
-"""For graphs whose weights are parsed and freed again, tensor by tensor."""
-KEPT_BYTES = 4 << 20
-"""For graphs whose weights are mapped: nearly all that is allocated stays, together, for huge pages."""
 
 
 @contextmanager

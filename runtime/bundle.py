@@ -40,7 +40,6 @@ __all__ = [
     "FORMAT_VERSION",
     "MANIFEST_FILE",
     "TOKENIZER_FILE",
-    "WEIGHTS_SUFFIX",
     "Bundle",
     "FileRecord",
     "GenerationSettings",
@@ -58,8 +57,6 @@ __all__ = [
 
 MANIFEST_FILE = "bundle.json"
 TOKENIZER_FILE = "tokenizer.json"
-WEIGHTS_SUFFIX = ".data"
-"""What is added to a graph's file name for the file with its weights, where there is one."""
 DEFAULT_BUNDLE = Path(__file__).resolve().parent.parent / "bundles" / "default"
 
 _READ_BYTES = 1 << 20
@@ -101,7 +98,7 @@ class Bundle:
 
     def graph_bytes(self, spec: GraphSpec) -> int:
         """Bytes of a graph, its weights included."""
-        names = (spec.file, spec.file + WEIGHTS_SUFFIX)
+        names = (spec.file, spec.weights_file)
         return sum(record.bytes for name, record in self.manifest.files.items() if name in names)
 
     @property
@@ -149,7 +146,7 @@ def loading_bundle(directory: str | os.PathLike[str] | None = None) -> Iterator[
     for name, record in manifest.files.items():
         _check_place(path, name, record)
     for spec in (manifest.encoder, manifest.decoder):
-        _check_listed(path, spec.file + WEIGHTS_SUFFIX, manifest)
+        _check_listed(path, spec.weights_file, manifest)
     checks = [
         InBackground(partial(_check_hashes, path, files))
         for files in _shared_out(manifest.files, max(1, available_cpus() - 1))

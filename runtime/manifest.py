@@ -30,6 +30,8 @@ Role = Literal[
 ]
 STATE_ROLES = ("cache", "recurrent")
 PAST_LENGTH_AXIS = "past_sequence_length"
+WEIGHTS_SUFFIX = ".data"
+"""What is added to a graph's file name for the file with its weights, where there is one."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,11 @@ class GraphSpec:
     """File name inside the bundle."""
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+
+    @property
+    def weights_file(self) -> str:
+        """Name of the file with its weights, where they are in one of their own."""
+        return self.file + WEIGHTS_SUFFIX
 
     def inputs_of(self, *roles: str) -> tuple[TensorSpec, ...]:
         """The inputs that have one of these roles, in the graph's order."""

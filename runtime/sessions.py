@@ -16,7 +16,7 @@ import numpy as np
 from kiloword.runtime.allocator import FREED_BYTES, KEPT_BYTES, memory_given_back
 from kiloword.runtime.attention import query_weights
 from kiloword.runtime.background import InBackground
-from kiloword.runtime.bundle import WEIGHTS_SUFFIX, Bundle
+from kiloword.runtime.bundle import Bundle
 from kiloword.runtime.errors import BundleError, ConfigError, KilowordError, ProviderError
 from kiloword.runtime.huge_pages import HugePages
 from kiloword.runtime.manifest import PAST_LENGTH_AXIS, STATE_ROLES, GraphSpec, TensorSpec
@@ -45,7 +45,6 @@ _SILENT_BUT_ERRORS = 3
 # A graph takes twice its size while it is loaded. Small ones are loaded side by side, large ones one by one,
 # the larger first: 400 MB at the peak of a captioner of 280 MB.
 _SMALL_BYTES = 64 << 20
-
 
 # What a processor computes for several pictures at once leaves its caches: eight in pieces of two took 0.94
 # of the time of eight at once for the bundle in the package, 0.98 for ViT-B/16, the same to the bit.
@@ -276,7 +275,7 @@ def _load_on(bundle: Bundle, provider: str, threads: int) -> Sessions:
     manifest = bundle.manifest
     graphs = {bundle.encoder_path: manifest.encoder, bundle.decoder_path: manifest.decoder}
     sizes = {path: bundle.graph_bytes(spec) for path, spec in graphs.items()}
-    mapped = any(spec.file + WEIGHTS_SUFFIX in manifest.files for spec in graphs.values())
+    mapped = any(spec.weights_file in manifest.files for spec in graphs.values())
     with memory_given_back(KEPT_BYTES if mapped else FREED_BYTES):
         first, second = sorted(graphs, key=lambda path: sizes[path], reverse=True)
         beside = InBackground(lambda: _create_session(first, graphs[first], provider, threads))

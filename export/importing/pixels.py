@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 TOLERANCE = 1e-4
-"""Largest difference of a normalised pixel, where pixels lie between -1 and 1; in proportion beyond that."""
+"""Largest difference of a number that the vision model gets."""
+_EXACT_BELOW = 100.0
+"""Larger numbers are rounded more coarsely than that: from here on a difference counts in proportion."""
 _CHANNELS = 3
 _LONGEST_SIDE = 4096  # more is a mistake, and would fill the memory
 
@@ -132,8 +134,8 @@ def pixel_difference(
         pixels: uint8 (B, height, width, 3), the pictures as the runtime loads them.
 
     Returns:
-        The largest difference of a number, as a share of the picture's largest if that is above 1; infinite
-        where a picture gets another shape.
+        The largest difference of a number, less in proportion where a picture has numbers above 100;
+        infinite where a picture gets another shape.
 
     Raises:
         ExportError: the processor cannot prepare a picture, or makes what is no number.
@@ -148,7 +150,8 @@ def pixel_difference(
             return float("inf")
         if not np.isfinite(expected).all():
             raise ExportError("the checkpoint's own image processor makes values that are no numbers")
-        worst = max(worst, float(np.abs(expected - found).max() / max(1.0, np.abs(expected).max())))
+        scale = max(1.0, float(np.abs(expected).max()) / _EXACT_BELOW)
+        worst = max(worst, float(np.abs(expected - found).max()) / scale)
     return worst
 
 

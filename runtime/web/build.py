@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kiloword.runtime.bundle import MANIFEST_FILE, TOKENIZER_FILE, WEIGHTS_SUFFIX, Bundle
+from kiloword.runtime.bundle import MANIFEST_FILE, TOKENIZER_FILE, Bundle
 from kiloword.runtime.errors import BundleError, KilowordError
 from kiloword.runtime.web.packages import npm_package
 
@@ -169,5 +169,5 @@ def _extras(bundle: Bundle) -> list[str]:
     """Labels, weights of large graphs, and the card: it says where the model comes from and its licence."""
     manifest = bundle.manifest
     named = () if manifest.labels is None else (manifest.labels.weights, manifest.labels.names)
-    weights = [spec.file + WEIGHTS_SUFFIX for spec in (manifest.encoder, manifest.decoder)]
+    weights = [spec.weights_file for spec in (manifest.encoder, manifest.decoder)]
     return [name for name in ("CARD.md", *named, *weights) if name in manifest.files]

@@ -44,15 +44,16 @@ async function open(tell) {
   const manifest = JSON.parse(new TextDecoder().decode(await fetchFile("bundle.json")));
   const { labels } = manifest;
   const names = ["tokenizer.json", ...(labels ? [labels.weights, labels.names] : [])];
-  const fetched = Promise.all(names.map((name) => fetchFile(name, manifest)));
-  const graphs = [manifest.encoder, manifest.decoder].map(({ file }) => fetchGraph(file, manifest));
-  const [words, weights, classes] = await fetched;
+  const [graphs, [words, weights, classes]] = await Promise.all([
+    Promise.all([manifest.encoder, manifest.decoder].map(({ file }) => fetchGraph(file, manifest))),
+    Promise.all(names.map((name) => fetchFile(name, manifest))),
+  ]);
   tokenizer = new Tokenizer(JSON.parse(new TextDecoder().decode(words)));
   labeller = labels ? await Labeller.read(labels, weights, new TextDecoder().decode(classes)) : null;
   tell("Starting the model…");
   // One after the other: two at once would need twice the memory for a moment.
   const sessions = [];
-  for (const { graph, externalData } of await Promise.all(graphs)) {
+  for (const { graph, externalData } of graphs) {
     sessions.push(await ort.InferenceSession.create(graph, { executionProviders: ["wasm"], externalData }));
   }
   model = new Model(ort, manifest, ...sessions);
