@@ -134,11 +134,11 @@ def _quiet_libtiff() -> None:
     """
     import ctypes
 
-    from PIL import Image
+    from PIL import _imaging
 
     for name in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
         try:
-            set_handler = ctypes.CDLL(Image.core.__file__)[name]
+            set_handler = ctypes.CDLL(_imaging.__file__)[name]
         except (OSError, AttributeError):  # this Pillow has no libtiff, or does not show it
             return
         set_handler.restype = ctypes.c_void_p
