@@ -12,6 +12,7 @@ from kiloword.commands.calibrate import calibrate
 from kiloword.commands.caption import caption
 from kiloword.commands.digits import digits
 from kiloword.commands.doctor import doctor
+from kiloword.commands.draft import draft
 from kiloword.commands.evaluate import evaluate
 from kiloword.commands.explain import explain
 from kiloword.commands.export import export
@@ -33,6 +34,7 @@ COMMANDS = (
     caption,
     digits,
     doctor,
+    draft,
     evaluate,
     explain,
     export,

@@ -50,18 +50,21 @@ class DecoderGraph(nn.Module):
             context_and_past: the context, axis 0 is B, then the past, axis 0 is R.
 
         Returns:
-            logits (B, K, V) of the last position; the state, axis 0 is B * K; what says where it looked.
+            logits (B, K, V) of the last position; the state, axis 0 is B * K; what says where it looked;
+            unless tokens are read one by one, logits (B, K, L, V) of each position.
         """
         context, past = context_and_past[: self.contexts], context_and_past[self.contexts :]
         rows = beam_rows.flatten()
         continued = tuple(tensor.index_select(0, rows) for tensor in past)
         reading = self.decoder.read(input_ids.flatten(0, 1), context, continued)
-        logits = reading.hidden[:, -1] @ self.output_matrix + self.decoder.output_bias
+        of_all = reading.hidden @ self.output_matrix + self.decoder.output_bias
+        of_all = of_all.reshape(*input_ids.shape, -1)
         looks = [
             _last(look, input_ids) if spec.role == "cross_attention" else look
             for spec, look in zip(self.decoder.look_specs(), reading.looks, strict=True)
         ]
-        return (logits.reshape(*input_ids.shape[:2], -1), *reading.state, *looks)
+        checks = () if self.decoder.token_by_token else (of_all,)
+        return (of_all[:, :, -1], *reading.state, *looks, *checks)
 
 
 def _last(look: Tensor, input_ids: Tensor) -> Tensor:
@@ -100,8 +103,15 @@ def decoder_spec(model: CaptionModel) -> GraphSpec:
     ]
     states = decoder.state_specs()
     inputs = (ids, rows, *context, *(state.past for state in states))
-    outputs = (logits, *(state.present for state in states), *decoder.look_specs())
+    checks = () if decoder.token_by_token else (sequence_logits(decoder.vocab_size),)
+    outputs = (logits, *(state.present for state in states), *decoder.look_specs(), *checks)
     return GraphSpec(DECODER_FILE, inputs, outputs)
+
+
+def sequence_logits(vocab_size: int) -> TensorSpec:
+    """What follows each token that is read: guesses are checked by it."""
+    axes = ("batch_size", "num_beams", "sequence_length", vocab_size)
+    return TensorSpec("sequence_logits", "sequence_logits", "float32", axes)
 
 
 def example_inputs(spec: GraphSpec, sizes: dict[str, int], seed: int = 0) -> list[Tensor]:

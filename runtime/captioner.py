@@ -295,7 +295,7 @@ class Captioner:
         photo = load_photo(image, self._bundle.manifest.image)
         encoded = sessions.encoder.encode(photo.pixels[None])
         tokens = self._bundle.manifest.tokens
-        growing = generate_stream(sessions.decoder, encoded, tokens, settings, self._rules)
+        growing = generate_stream(sessions.decoder, encoded, tokens, settings, self._rules, sessions.drafter)
         yield from self._tokenizer.decode_stream(growing)
 
     def close(self) -> None:
@@ -410,7 +410,9 @@ class Captioner:
         sessions, manifest = self._open_sessions(), self._bundle.manifest
         encoded = sessions.encoder.encode(np.stack([photo.pixels for photo in photos]))
         on_step = None if on_text is None else self._tokenizer.teller(on_text)
-        results = generate(sessions.decoder, encoded, manifest.tokens, settings, self._rules, on_step)
+        results = generate(
+            sessions.decoder, encoded, manifest.tokens, settings, self._rules, on_step, sessions.drafter
+        )
         texts = [self._tokenizer.decode(result.token_ids) for result in results]
         latency_ms = 1000 * (time.perf_counter() - start) / len(results)
         captions = [

@@ -20,6 +20,7 @@ from kiloword.runtime.manifest import GenerationSettings, TokenSpec, check_gener
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from kiloword.runtime.draft import Drafter
     from kiloword.runtime.sessions import Tensors
     from kiloword.runtime.wording import WordRules
 
@@ -74,6 +75,7 @@ def generate(
     settings: GenerationSettings,
     rules: WordRules | None = None,
     on_step: Callable[[list[tuple[int, ...]]], None] | None = None,
+    drafter: Drafter | None = None,
 ) -> list[Generated]:
     """Write a caption for each image of a batch.
 
@@ -85,6 +87,8 @@ def generate(
         rules: Which words may be written; all of them by default.
         on_step: Called after each step with what the best hypothesis of each image has written so far; a beam
             wider than 1 may still change its beginning.
+        drafter: Guesses tokens for this decoder to check, where one image is captioned greedily: the same
+            caption in fewer steps, some of which write several tokens.
 
     Returns:
         The best hypothesis of each image, in order.
@@ -98,7 +102,7 @@ def generate(
         ``early_stopping=False``, the best that goes on scores, at its present length, no better than the
         worst of them.
     """
-    search = _BeamSearch(decoder, encoded, tokens, settings, rules)
+    search = _BeamSearch(decoder, encoded, tokens, settings, rules, drafter)
     while search.is_running:
         search.advance()
         if on_step is not None:
@@ -112,6 +116,7 @@ def generate_stream(
     tokens: TokenSpec,
     settings: GenerationSettings,
     rules: WordRules | None = None,
+    drafter: Drafter | None = None,
 ) -> Iterator[tuple[int, ...]]:
     """Write a caption for one image greedily, and show it as it grows.
 
@@ -121,6 +126,7 @@ def generate_stream(
         tokens: The token ids that steer the search.
         settings: ``num_beams`` is taken as 1: a wider beam may change the first word at the very end.
         rules: Which words may be written; all of them by default.
+        drafter: As for `generate`.
 
     Yields:
         All tokens so far, after each one; the last are those that `generate` returns.
@@ -129,10 +135,13 @@ def generate_stream(
         ConfigError: The settings make no sense for this decoder.
         BundleError: The decoder computed values that are no numbers.
     """
-    search = _BeamSearch(decoder, encoded, tokens, replace(settings, num_beams=1), rules)
+    search = _BeamSearch(decoder, encoded, tokens, replace(settings, num_beams=1), rules, drafter)
+    shown = 0
     while search.is_running:
         search.advance()
-        yield search.written()[0]
+        (written,) = search.written()
+        yield from (written[:end] for end in range(shown + 1, len(written) + 1))
+        shown = len(written)
 
 
 @dataclass(frozen=True)
@@ -261,6 +270,7 @@ class _BeamSearch:
         tokens: TokenSpec,
         settings: GenerationSettings,
         rules: WordRules | None,
+        drafter: Drafter | None = None,
     ) -> None:
         problems = check_generation(settings, tokens)
         if problems:
@@ -270,6 +280,7 @@ class _BeamSearch:
         self._tokens = tokens
         self._settings = settings
         self._rules = rules
+        self._drafter = drafter if settings.num_beams == 1 else None
         self._banned = np.array(tokens.suppressed_token_ids, dtype=np.int64)
         self._context = decoder.context(encoded)
         self._state = decoder.initial_state(encoded, batch_size)
@@ -292,8 +303,34 @@ class _BeamSearch:
         return [image.best() for image in self._images]
 
     def advance(self) -> None:
-        """Write one more token of every hypothesis; images that are done leave the batch."""
-        logits = self._decode()
+        """Let the decoder read once; write one more token of every hypothesis, or some that were guessed."""
+        if self._drafter is not None and len(self._running) == 1:
+            self._check(self._drafter)
+        else:
+            self._extend(self._decode())
+
+    def _check(self, drafter: Drafter) -> None:
+        """Write the guesses that the only image's hypothesis would have gone on with, and one more token."""
+        (hypothesis,) = self._running[0].hypotheses
+        room = self._settings.max_new_tokens - len(hypothesis.logprobs) - 1
+        guesses = drafter.guess(hypothesis.tokens, room)
+        unread = np.append(self._unread, np.array(guesses, dtype=np.int64)[None, None], axis=2)
+        logits, self._state = drafter.decoder.read(unread, self._rows, self._context, self._state)
+        for wrong, guess in zip(range(len(guesses), -1, -1), (*guesses, None), strict=True):
+            self._extend(logits[:, :, -1 - wrong])
+            if not self._running:
+                return
+            if self._unread[0, 0, 0] != guess:
+                break
+        if wrong:
+            self._state = drafter.decoder.without_last(self._state, wrong)
+
+    def _extend(self, logits: Floats) -> None:
+        """Write one more token of every hypothesis; images that are done leave the batch.
+
+        Args:
+            logits: float32 (batch_size, hypotheses, vocab_size), overwritten.
+        """
         beams = logits.shape[1]
         choices = zip(self._running, *self._best_tokens(logits), strict=True)
         continued = [image.extend(tokens, logprobs) for image, tokens, logprobs in choices]

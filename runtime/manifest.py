@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from kiloword.runtime.draft_spec import DraftSpec
 from kiloword.runtime.labels import LabelSpec
 from kiloword.runtime.quantization_spec import QuantizationSpec
 from kiloword.runtime.reliability_spec import ReliabilitySpec
@@ -25,6 +26,7 @@ Role = Literal[
     "cache",
     "recurrent",
     "logits",
+    "sequence_logits",
     "cross_attention",
     "cross_query",
 ]
@@ -185,12 +187,24 @@ class Manifest:
     """How far to trust a caption; null: each counts as reliable, and its confidence is not calibrated."""
     labels: LabelSpec | None = None
     """How to name what may be in a photo that gets no reliable caption; null: it cannot be named."""
+    draft: DraftSpec | None = None
+    """How to guess the words that follow, for the decoder to check several at once; null: one at a time."""
     quantization: QuantizationSpec | None = None
     """How an int8 bundle was made and what that cost and gained; null: not said."""
     checked_providers: tuple[str, ...] = ()
     """Execution providers, by the names of `providers.PROVIDERS`, on which the captions were compared; empty:
     not said."""
     format_version: int = FORMAT_VERSION
+
+
+def can_check_drafts(decoder: GraphSpec) -> bool:
+    """Whether a decoder can read guesses and forget the wrong ones.
+
+    It says what follows each token that it reads, and all its states grow with the tokens.
+    """
+    states = decoder.inputs_of(*STATE_ROLES)
+    grow = all(tensor.role == "cache" and PAST_LENGTH_AXIS in tensor.axes for tensor in states)
+    return len(decoder.outputs_of("sequence_logits")) == 1 and bool(states) and grow
 
 
 def check_generation(settings: GenerationSettings, tokens: TokenSpec, where: str = "") -> list[str]:

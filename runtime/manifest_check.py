@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
+from kiloword.runtime.draft_spec import check_draft
 from kiloword.runtime.labels import check_labels
 from kiloword.runtime.manifest import (
     PAST_LENGTH_AXIS,
@@ -13,6 +14,7 @@ from kiloword.runtime.manifest import (
     Manifest,
     TensorSpec,
     TokenSpec,
+    can_check_drafts,
     check_generation,
 )
 from kiloword.runtime.quantization_spec import check_quantization
@@ -34,6 +36,7 @@ def check(manifest: Manifest) -> list[str]:
         *_check_attention(manifest),
         *_check_reliability(manifest),
         *_check_labels(manifest),
+        *_check_draft(manifest),
         *([] if manifest.quantization is None else check_quantization(manifest.quantization)),
         *_check_files(manifest),
     ]
@@ -222,6 +225,18 @@ def _check_labels(manifest: Manifest) -> list[str]:
         return []
     outputs = {tensor.name: tensor.axes for tensor in manifest.encoder.outputs}
     return check_labels(manifest.labels, outputs, manifest.files)
+
+
+def _check_draft(manifest: Manifest) -> list[str]:
+    if manifest.draft is None:
+        return []
+    problems = check_draft(manifest.draft, manifest.files)
+    if not can_check_drafts(manifest.decoder):
+        problems.append(
+            "draft: the decoder cannot check several tokens in one call; expected an output with the role "
+            "'sequence_logits' and states that all grow"
+        )
+    return problems
 
 
 def _check_files(manifest: Manifest) -> list[str]:

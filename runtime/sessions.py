@@ -17,6 +17,7 @@ from kiloword.runtime.allocator import FREED_BYTES, KEPT_BYTES, memory_given_bac
 from kiloword.runtime.attention import query_weights
 from kiloword.runtime.background import InBackground
 from kiloword.runtime.bundle import Bundle
+from kiloword.runtime.draft import Drafter
 from kiloword.runtime.errors import BundleError, ConfigError, KilowordError, ProviderError
 from kiloword.runtime.huge_pages import HugePages
 from kiloword.runtime.manifest import PAST_LENGTH_AXIS, STATE_ROLES, GraphSpec, TensorSpec
@@ -124,6 +125,13 @@ class DecoderSession:
         next_states = {tensor.name: tensor.feeds for tensor in spec.outputs_of(*STATE_ROLES) if tensor.feeds}
         self._outputs = [logits, *next_states]
         self._targets = tuple(next_states.values())
+        sequence_logits = [tensor.name for tensor in spec.outputs_of("sequence_logits")]
+        self._outputs_of_all = [*sequence_logits, *next_states]
+        self._growing_axes = {
+            tensor.name: tensor.axes.index(PAST_LENGTH_AXIS)
+            for tensor in self._states
+            if PAST_LENGTH_AXIS in tensor.axes
+        }
         self._weights = tuple(tensor.name for tensor in spec.outputs_of("cross_attention"))
 
     @property
@@ -179,6 +187,37 @@ class DecoderSession:
         logits, *states = _run(self._session, self._path, self._outputs, feeds)
         return logits.astype(np.float32, copy=False), dict(zip(self._targets, states, strict=True))
 
+    def read(
+        self, input_ids: NDArray[np.int64], beam_rows: NDArray[np.int64], context: Tensors, state: Tensors
+    ) -> tuple[NDArray[np.float32], Tensors]:
+        """Read tokens as `step` does, and predict what follows each of them.
+
+        Only for a decoder of which `manifest.can_check_drafts` is true.
+
+        Args:
+            input_ids: As for `step`, like the arguments that follow.
+            beam_rows: Which row of the state each hypothesis continues.
+            context: The images' context.
+            state: The states of before.
+
+        Returns:
+            logits float32 (batch_size, num_beams, sequence_length, vocab_size), which the caller may
+            overwrite, and the new state.
+        """
+        feeds = self.feeds(input_ids, beam_rows, context, state)
+        logits, *states = _run(self._session, self._path, self._outputs_of_all, feeds)
+        return logits.astype(np.float32, copy=False), dict(zip(self._targets, states, strict=True))
+
+    def without_last(self, state: Tensors, count: int) -> Tensors:
+        """The state of before the last tokens were read, of which there are ``count``.
+
+        Only for a decoder of which `manifest.can_check_drafts` is true.
+        """
+        return {
+            name: np.ascontiguousarray(value[(slice(None),) * self._growing_axes[name] + (slice(-count),)])
+            for name, value in state.items()
+        }
+
     def look(
         self,
         input_ids: NDArray[np.int64],
@@ -225,6 +264,8 @@ class Sessions:
     decoder: DecoderSession
     provider: str
     """The execution provider that runs them, by its short name."""
+    drafter: Drafter | None = None
+    """What guesses tokens for the decoder to check."""
 
 
 def load_sessions(bundle: Bundle, provider: str = AUTO, threads: int | None = None) -> Sessions:
@@ -285,6 +326,8 @@ def _load_on(bundle: Bundle, provider: str, threads: int) -> Sessions:
             second: _create_session(second, graphs[second], provider, threads),
             first: beside.result(),
         }
+    decoder = DecoderSession(sessions[bundle.decoder_path], manifest.decoder, bundle.decoder_path)
+    draft = manifest.draft
     huge_pages = HugePages() if provider == "cpu" and sizes[first] > _SMALL_BYTES else None
     return Sessions(
         EncoderSession(
@@ -294,8 +337,9 @@ def _load_on(bundle: Bundle, provider: str, threads: int) -> Sessions:
             huge_pages,
             PICTURES_AT_ONCE if provider == "cpu" else None,
         ),
-        DecoderSession(sessions[bundle.decoder_path], manifest.decoder, bundle.decoder_path),
+        decoder,
         provider,
+        None if draft is None else Drafter(decoder, bundle.directory, draft, manifest.tokens),
     )
 
 

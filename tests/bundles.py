@@ -270,7 +270,6 @@ def _attention_decoder(graph: _Graph, *, cross: bool) -> None:
     words = graph.op("Gather", graph.weight(len(VOCABULARY), _WIDTH, scale=5.0), ids, axis=0)
     hidden = graph.op("Add", words, graph.op("Gather", table, positions, axis=0))
     hidden = graph.reshape(graph.op("Tanh", hidden), -1, length, _WIDTH)  # (rows, length, width)
-    last = graph.constant([-1])
     weights = ""
     for layer in range(_LAYERS):
         query, key, value = (
@@ -294,10 +293,11 @@ def _attention_decoder(graph: _Graph, *, cross: bool) -> None:
         if cross:
             seen, weights = _look(graph, hidden, context[layer], beams, length)
             hidden = graph.op("Add", hidden, seen)
-    final = graph.op("Gather", hidden, last, axis=1)
-    _logits(graph, ids, graph.reshape(final, -1, beams, _WIDTH), scale=0.7)
+    of_all = _logits(graph, ids, graph.reshape(hidden, -1, beams, length, _WIDTH), scale=0.7)
     if cross:
         _weights_of_last(graph, weights, beams, length)
+    axes = ("batch_size", "num_beams", "sequence_length", len(VOCABULARY))
+    graph.output(of_all, "sequence_logits", "sequence_logits", "float32", *axes)
 
 
 def _token_inputs(graph: _Graph, length: int | str) -> tuple[str, str]:
@@ -366,7 +366,7 @@ def _recurrent_decoder(graph: _Graph) -> None:
     kept = graph.op("Mul", graph.op("Sigmoid", forget), cell)
     cell = graph.op("Add", kept, graph.op("Mul", graph.op("Sigmoid", write), graph.op("Tanh", value)))
     hidden = graph.op("Mul", graph.op("Sigmoid", read), graph.op("Tanh", cell))
-    _logits(graph, ids, graph.reshape(hidden, -1, beams, _WIDTH), scale=4.0)
+    _logits(graph, ids, graph.reshape(hidden, -1, beams, 1, _WIDTH), scale=4.0)
     graph.output(hidden, "next_hidden", "recurrent", "float32", "rows", _WIDTH, feeds="hidden")
     graph.output(cell, "next_cell", "recurrent", "float32", "rows", _WIDTH, feeds="cell")
     graph.output(weights, "cross_attention", "cross_attention", "float32", "batch_size", "num_beams", _TOKENS)
@@ -379,17 +379,21 @@ def _look_at_grid(graph: _Graph, grid: str, hidden: str) -> tuple[str, str]:
     return graph.op("MatMul", weights, grid), weights
 
 
-def _logits(graph: _Graph, ids: str, hidden: str, scale: float) -> None:
-    """(batch_size, num_beams, width) -> logits: what was seen, and which word likes to follow which."""
+def _logits(graph: _Graph, ids: str, hidden: str, scale: float) -> str:
+    """Logits of the last position: what was seen, and which word likes to follow which.
+
+    Takes (batch_size, num_beams, sequence_length, width), and returns the logits of each position.
+    """
     size = len(VOCABULARY)
     following = graph.normal(size, size)
     following[:, 2] += 1.0  # captions end now and then,
     following[1, 2] = -20.0  # but not before the first word
-    last = graph.op("Gather", ids, graph.constant(np.array(-1, dtype=np.int64)), axis=2)
-    liked = graph.op("Gather", graph.constant(following), last, axis=0)
+    liked = graph.op("Gather", graph.constant(following), ids, axis=0)
     seen = graph.op("MatMul", hidden, graph.weight(_WIDTH, size, scale=scale))
-    logits = graph.op("Add", seen, liked)
+    of_all = graph.op("Add", seen, liked)
+    logits = graph.op("Gather", of_all, graph.constant(np.array(-1, dtype=np.int64)), axis=2)
     graph.output(logits, "logits", "logits", "float32", "batch_size", "num_beams", size)
+    return of_all
 
 
 _KINDS = {

@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from kiloword.export.graphs import sequence_logits
 from kiloword.runtime.manifest import PAST_LENGTH_AXIS, GraphSpec, TensorSpec
 from kiloword.train.models.attention import KeyValue, attend, merge_heads, self_attend, split_heads
 
@@ -283,7 +284,7 @@ class TextDecoder(nn.Module):
 
         Returns:
             logits (B, K, V) of the last position; keys and values of all tokens; with cross-attention its
-            queries.
+            queries; logits (B, K, L, V) of each position.
         """
         count = 2 * len(self.blocks)
         image, past = image_and_past[:count], image_and_past[count:]
@@ -300,10 +301,11 @@ class TextDecoder(nn.Module):
             hidden, present, query = block(hidden, image[pair], continued[pair], mask)
             states.extend(present)
             queries += [] if query is None else [query]
-        logits = self.final(hidden[:, -1]) @ self.output
+        of_all = self.final(hidden) @ self.output
         if self.output_bias is not None:
-            logits = logits + self.output_bias
-        return (logits.reshape(*input_ids.shape[:2], -1), *states, *queries)
+            of_all = of_all + self.output_bias
+        of_all = of_all.reshape(*input_ids.shape, -1)
+        return (of_all[:, :, -1], *states, *queries, of_all)
 
     def image_specs(self, image_tokens: int) -> list[TensorSpec]:
         """The tensors of `image_key_values`."""
@@ -331,7 +333,8 @@ class TextDecoder(nn.Module):
         rows = TensorSpec("beam_rows", "beam_rows", "int64", ("batch_size", "num_beams"))
         logits = TensorSpec("logits", "logits", "float32", ("batch_size", "num_beams", self.vocab_size))
         inputs = (ids, rows, *self.image_specs(image_tokens), *past)
-        return GraphSpec(DECODER_FILE, inputs, (logits, *present, *looks))
+        checks = sequence_logits(self.vocab_size)
+        return GraphSpec(DECODER_FILE, inputs, (logits, *present, *looks, checks))
 
     def _pairs(self) -> list[str]:
         return [f"{index}.{kind}" for index in range(len(self.blocks)) for kind in ("key", "value")]
