@@ -119,7 +119,8 @@ def _photo(photo: PhotoBench) -> Iterator[str]:
             f"{case.what:12}{case.threads:>8}{case.ms.median:>7.2f} ms{case.ms.p95:>7.2f} ms"
             f"{case.ms.cpu_median:>9.2f} ms{floor:>10}{times:>9}{case.times_one_thread:>12.2f}",
         )
-    yield _line("", f"{photo.tokens_per_caption:g} tokens in a caption, the end included")
+    tokens, steps = photo.tokens_per_caption, photo.steps_per_caption
+    yield _line("", f"{tokens:g} tokens in a caption, the end included, in {steps:g} steps")
 
 
 def _work(work: GraphWork, floor: Floor) -> str:

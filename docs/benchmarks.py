@@ -171,9 +171,15 @@ def _photo(result: Result | None) -> Iterator[str]:
         f"operations on bytes, {encoder['float_operations'] / 1e6:,.0f} million on floats, "
         f"{encoder['bytes'] / 1e6:.0f} MB moved. A token runs {step['nodes']} nodes and reads "
         f"{step['weight_bytes'] / 1e6:.1f} MB of weights; a greedy caption here has "
-        f"{photo['tokens_per_caption']:g} of them."
+        f"{photo['tokens_per_caption']:g} of them{_in_steps(photo)}."
     )
     yield ""
+
+
+def _in_steps(photo: Result) -> str:
+    """How many steps write them, where a draft guesses some."""
+    steps = photo.get("steps_per_caption", photo["tokens_per_caption"])
+    return "" if steps == photo["tokens_per_caption"] else f", which its draft writes in {steps:g} steps"
 
 
 def _starts(result: Result | None) -> Iterator[str]:

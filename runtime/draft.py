@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from copy import copy
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeAlias
@@ -143,6 +144,12 @@ class Drafter:
         self._path = directory / spec.file
         self._most = spec.most
         self._tokens = tokens
+
+    def checked_by(self, decoder: CheckingDecoder) -> Drafter:
+        """The same guesses for another decoder, such as one that is listened to."""
+        other = copy(self)
+        other.decoder = decoder
+        return other
 
     def guess(self, tokens: Sequence[int], most: int) -> list[int]:
         """Tokens that will probably follow.

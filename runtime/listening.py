@@ -26,6 +26,7 @@ class ListeningDecoder:
         self.token_by_token = decoder.token_by_token
         self.context = decoder.context
         self.initial_state = decoder.initial_state
+        self.without_last = decoder.without_last
 
     def step(
         self, input_ids: Ids, beam_rows: Ids, context: Tensors, state: Tensors
@@ -33,3 +34,10 @@ class ListeningDecoder:
         """As the decoder's own."""
         self._hear(self._decoder.feeds(input_ids, beam_rows, context, state))
         return self._decoder.step(input_ids, beam_rows, context, state)
+
+    def read(
+        self, input_ids: Ids, beam_rows: Ids, context: Tensors, state: Tensors
+    ) -> tuple[Floats, Tensors]:
+        """As the decoder's own."""
+        self._hear(self._decoder.feeds(input_ids, beam_rows, context, state))
+        return self._decoder.read(input_ids, beam_rows, context, state)

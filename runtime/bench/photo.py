@@ -55,10 +55,12 @@ class PhotoBench:
     encoder: GraphWork
     encoder_floor: Floor
     step: GraphWork
-    """A step in the middle of a greedy caption."""
+    """A step in the middle of a greedy caption that reads one token."""
     step_floor: Floor
     tokens_per_caption: float
     """Greedy, the end of the sequence included."""
+    steps_per_caption: float
+    """Greedy: fewer than tokens where the bundle has a draft, whose guesses are read several at once."""
     cases: tuple[Case, ...]
 
 
@@ -76,7 +78,7 @@ class _Loaded:
             return self.sessions.encoder.encode(pixels[None])
 
     def write(self, encoded: Tensors) -> None:
-        """All tokens of a greedy caption."""
+        """All tokens of a greedy caption, one by one."""
         manifest = self._bundle.manifest
         greedy = replace(manifest.generation, num_beams=1)
         with on_cpus(self._threads):
@@ -95,30 +97,32 @@ class _Photos:
     ) -> None:
         self.pixels = pixels
         self.encoded = [loaded.encode(one) for one in pixels]
-        generation, decoder = bundle.manifest.generation, loaded.sessions.decoder
-        greedy, wide = (
+        generation, sessions = bundle.manifest.generation, loaded.sessions
+        one_by_one, greedy, wide = (
             [
-                decoder_feeds(bundle, decoder, one, replace(generation, num_beams=count))
+                decoder_feeds(bundle, sessions.decoder, one, replace(generation, num_beams=count), drafter)
                 for one in self.encoded
             ]
-            for count in (1, beams)
+            for count, drafter in ((1, None), (1, sessions.drafter), (beams, None))
         )
-        self.steps = [len(feeds) for feeds in greedy]
-        self.mean_steps = statistics.fmean(self.steps)
-        self.mean_wide_steps = statistics.fmean(map(len, wide))
+        self.tokens = [len(feeds) for feeds in one_by_one]
+        self.mean_steps, self.mean_wide_steps = (
+            statistics.fmean(map(len, feeds)) for feeds in (greedy, wide)
+        )
         self.encoder = nodes_of(bundle.encoder_path, encoder_feeds(bundle, pixels[0]))
-        self.step, self.wide_step = (
-            nodes_of(bundle.decoder_path, feeds[0][len(feeds[0]) // 2]) for feeds in (greedy, wide)
+        self.token, self.step, self.wide_step = (
+            nodes_of(bundle.decoder_path, feeds[0][len(feeds[0]) // 2])
+            for feeds in (one_by_one, greedy, wide)
         )
 
     def floors(self, peaks: Peaks, beams: int) -> dict[str, float]:
         """The least milliseconds of each case."""
-        encoder, step, wide = (
-            floor_of(nodes, peaks).total_ms for nodes in (self.encoder, self.step, self.wide_step)
+        encoder, token, step, wide = (
+            floor_of(nodes, peaks).total_ms for nodes in (self.encoder, self.token, self.step, self.wide_step)
         )
         return {
             "encoder": encoder,
-            "token": step,
+            "token": token,
             "greedy": encoder + self.mean_steps * step,
             f"{beams} beams": encoder + self.mean_wide_steps * wide,
         }
@@ -168,9 +172,10 @@ def measure_photo(
         peaks=middle,
         encoder=work_of(photos.encoder),
         encoder_floor=floor_of(photos.encoder, middle),
-        step=work_of(photos.step),
-        step_floor=floor_of(photos.step, middle),
-        tokens_per_caption=round(photos.mean_steps, 2),
+        step=work_of(photos.token),
+        step_floor=floor_of(photos.token, middle),
+        tokens_per_caption=round(statistics.fmean(photos.tokens), 2),
+        steps_per_caption=round(photos.mean_steps, 2),
         cases=tuple(_cases(taken, photos.floors(middle, beams))),
     )
 
@@ -191,7 +196,7 @@ def _variants(loaded: _Loaded, photos: _Photos, beams: int) -> dict[str, Callabl
 
     def write(turn: int) -> float:
         loaded.write(photos.encoded[at(turn)])
-        return photos.steps[at(turn)]
+        return photos.tokens[at(turn)]
 
     def greedy(turn: int) -> None:
         loaded.caption(photos.pixels[at(turn)], 1)

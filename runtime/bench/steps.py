@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from kiloword.runtime.draft import Drafter
     from kiloword.runtime.sessions import Tensors
 
 
@@ -23,7 +24,11 @@ def encoder_feeds(bundle: Bundle, pixels: NDArray[np.uint8]) -> Tensors:
 
 
 def decoder_feeds(
-    bundle: Bundle, decoder: DecoderSession, encoded: Tensors, settings: GenerationSettings
+    bundle: Bundle,
+    decoder: DecoderSession,
+    encoded: Tensors,
+    settings: GenerationSettings,
+    drafter: Drafter | None = None,
 ) -> list[Tensors]:
     """The inputs of decoder.onnx at each step of a caption.
 
@@ -32,7 +37,10 @@ def decoder_feeds(
         decoder: Its decoder, loaded.
         encoded: What the encoder returned for one photo.
         settings: How to search.
+        drafter: What guesses tokens, so that some steps read several; None: each reads one.
     """
     feeds: list[Tensors] = []
-    generate(ListeningDecoder(decoder, feeds.append), encoded, bundle.manifest.tokens, settings)
+    heard = ListeningDecoder(decoder, feeds.append)
+    heard_drafter = None if drafter is None else drafter.checked_by(heard)
+    generate(heard, encoded, bundle.manifest.tokens, settings, drafter=heard_drafter)
     return feeds

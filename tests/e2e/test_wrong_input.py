@@ -90,6 +90,7 @@ def test_what_is_no_number(place: Path, command: tuple[str, ...]) -> None:
         ("evaluate", "photos", "--split", "all"),
         ("caption", "photos", "-o", "captions.jsonl"),
         ("calibrate", "bundle", "--data", "photos"),
+        ("draft", "bundle", "photos"),
     ],
     ids=" ".join,
 )
@@ -194,7 +195,7 @@ def test_packing_that_fails_leaves_nothing(place: Path, output: str) -> None:
     ("command", "bundle"),
     [
         (command, bundle)
-        for command in ("bench", "doctor", "calibrate", "label", "web", "import")
+        for command in ("bench", "doctor", "calibrate", "draft", "label", "web", "import")
         for bundle in ("nowhere", "text.txt", "mine", "broken")
         if (command, bundle) != ("import", "nowhere")
     ],
@@ -206,6 +207,7 @@ def test_what_is_no_bundle(place: Path, command: str, bundle: str) -> None:
         "bench": ("--bundle", bundle),
         "doctor": ("--bundle", bundle),
         "calibrate": (bundle, "--data", "photos"),
+        "draft": (bundle, "photos"),
         "label": (bundle, "--classifier", "x", "--names", "y", "--data", "photos"),
         "web": (bundle, "-o", "site"),
         "import": (bundle, "-o", "imported"),
