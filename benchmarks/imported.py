@@ -266,6 +266,7 @@ def _versions_of_optimum(python: Path) -> dict[str, str]:
 @click.option("--without-fp32", is_flag=True, help="Leave out kiloword fp32: 8 photos sooner.")
 @click.option("--with-optimum", is_flag=True, help="Also optimum-onnx int8; installs it in build/peers.")
 @click.option("--with-optimum-fp32", is_flag=True, help="Also what optimum-onnx exports, without its int8.")
+@click.option("--with-draft", is_flag=True, help="Also int8 with guesses as often right as the package's.")
 @click.option("--bundles", type=click.Path(path_type=Path), help="DIR/fp32 and DIR/int8 of this checkpoint.")
 @click.option("--output", type=click.Path(path_type=Path), help="The result file.")
 def main(
@@ -275,6 +276,7 @@ def main(
     without_fp32: bool,
     with_optimum: bool,
     with_optimum_fp32: bool,
+    with_draft: bool,
     bundles: Path | None,
     output: Path | None,
 ) -> None:
@@ -287,6 +289,10 @@ def main(
         del made["kiloword fp32"]
     here = Path(sys.executable)
     contestants = [start(name, here, "kiloword", path, threads) for name, path in made.items()]
+    if with_draft:
+        contestants.append(
+            start("kiloword int8, draft", here, "kiloword-draft", made["kiloword int8"], threads)
+        )
     contestants.append(start("transformers eager", here, "transformers", checkpoint, threads))
     rivals = (("optimum int8", "optimum", with_optimum), ("optimum fp32", "optimum-fp32", with_optimum_fp32))
     for name, kind, asked in rivals:

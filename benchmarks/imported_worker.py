@@ -2,9 +2,9 @@
 
     python benchmarks/imported_worker.py KIND DIRECTORY THREADS
 
-KIND is `kiloword` (DIRECTORY is a bundle), `transformers` (a checkpoint), `optimum` or `optimum-fp32` (what
-`prepare-optimum` made of a checkpoint, in int8 or before that). It reads requests from stdin, one JSON object
-in each line, and answers each with one.
+KIND is `kiloword` or `kiloword-draft` (DIRECTORY is a bundle), `transformers` (a checkpoint), `optimum` or
+`optimum-fp32` (what `prepare-optimum` made of a checkpoint, in int8 or before that). It reads requests from
+stdin, one JSON object in each line, and answers each with one.
 Nothing of kiloword is imported for the others: their environments do not have it.
 """
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,69 @@ def kiloword(directory: Path, threads: int) -> Captioner:
         return [list(one.token_ids) for one in found]
 
     return Captioner(lambda pixels: pixels, sessions.encoder.encode, run)
+
+
+def kiloword_draft(directory: Path, threads: int) -> Captioner:
+    """A bundle with a draft that is right as often as the one of the bundle in the package.
+
+    Captions of random weights repeat themselves as no trained captioner's do, and a table counted on them
+    would guess nearly all. So the right tokens are found before the time is taken, and guessed with a chance
+    that lets a step write as many as in the package.
+    """
+    import random
+    from dataclasses import replace
+
+    from kiloword.runtime.bundle import load_bundle, loading_bundle
+    from kiloword.runtime.draft import Drafter
+    from kiloword.runtime.generation import generate
+    from kiloword.runtime.sessions import load_sessions
+
+    with loading_bundle(directory) as bundle:
+        sessions, manifest = load_sessions(bundle, "cpu", threads), bundle.manifest
+    spec = load_bundle().manifest.draft
+    if spec is None:
+        sys.exit("the bundle in the package has no draft to take the share of right guesses from")
+    most = spec.most
+    share = share_of_right_guesses(spec.facts["tokens_a_step"], most)
+    settings = replace(manifest.generation, num_beams=1, max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS)
+    chance = random.Random(0)
+
+    class Guesses(Drafter):
+        right: list[int]
+
+        def guess(self, tokens: Sequence[int], room: int) -> list[int]:
+            rest = self.right[len(tokens) - len(manifest.tokens.prompt_token_ids) :]
+            return [
+                token if chance.random() < share else (token + 1) % manifest.tokens.vocab_size
+                for token in rest[: min(room, most)]
+            ]
+
+    drafter = Guesses(sessions.decoder, directory, spec, manifest.tokens)
+
+    def write(pixels: Any, beams: int, guessing: Drafter | None) -> list[list[int]]:
+        encoded, searched = sessions.encoder.encode(pixels), replace(settings, num_beams=beams)
+        found = generate(sessions.decoder, encoded, manifest.tokens, searched, drafter=guessing)
+        return [list(one.token_ids) for one in found]
+
+    def prepare(pixels: Any) -> Any:
+        (drafter.right, *_) = write(pixels, 1, None)
+        return pixels
+
+    return Captioner(prepare, sessions.encoder.encode, lambda pixels, beams: write(pixels, beams, drafter))
+
+
+def share_of_right_guesses(tokens_a_step: float, most: int) -> float:
+    """The chance of each of ``most`` guesses with which a step writes so many tokens on average.
+
+    >>> round(share_of_right_guesses(1.75, 2), 6)
+    0.5
+    """
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        written = sum(middle**guesses for guesses in range(most + 1))
+        low, high = (middle, high) if written < tokens_a_step else (low, middle)
+    return low
 
 
 def transformers(directory: Path, threads: int) -> Captioner:
@@ -164,6 +227,7 @@ def main() -> None:
         return
     contestants = {
         "kiloword": kiloword,
+        "kiloword-draft": kiloword_draft,
         "transformers": transformers,
         "optimum": optimum,
         "optimum-fp32": optimum_fp32,

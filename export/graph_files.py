@@ -12,6 +12,7 @@ from pathlib import Path
 
 import onnx
 
+from kiloword.runtime.bundle import TOKENIZER_FILE, Bundle
 from kiloword.runtime.manifest import WEIGHTS_SUFFIX
 
 LARGE_BYTES = 64 << 20
@@ -48,6 +49,12 @@ def copy_graph(source: Path, directory: Path) -> None:
     """Copies a graph, with the file of its weights if it has one, into a directory."""
     for file in _files_of(source):
         shutil.copy(file, directory)
+
+
+def copy_beside_graphs(bundle: Bundle, directory: Path) -> None:
+    """Copies what a bundle has besides its graphs and its card, into one of another precision."""
+    for name in (TOKENIZER_FILE, *bundle.manifest.taught_files):
+        shutil.copy(bundle.directory / name, directory)
 
 
 def graph_bytes(path: Path) -> int:

@@ -7,7 +7,6 @@ checked there all the same, for that is what is at hand; on another provider by 
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from kiloword.export.card import CARD_FILE, variant_card
-from kiloword.export.graph_files import save_graph
+from kiloword.export.graph_files import copy_beside_graphs, save_graph
 from kiloword.export.trial import Contestant, Pixels, agreement
 from kiloword.runtime.bundle import Bundle, load_bundle, write_manifest
 from kiloword.runtime.errors import ExportError, ParityError
@@ -64,7 +63,7 @@ def half_bundle(source: Path, target: Path, pixels: Pixels) -> Bundle:
             "cannot become fp16", path=source, expected="a bundle in fp32", found=manifest.precision
         )
     target.mkdir(parents=True)
-    shutil.copy(fp32.tokenizer_path, target)
+    copy_beside_graphs(fp32, target)
     half = replace(
         manifest,
         precision="fp16",

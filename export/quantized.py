@@ -14,7 +14,7 @@ from typing import Any
 
 from kiloword.export.card import CARD_FILE, variant_card
 from kiloword.export.gate import CaptionedPhotos, Verdict, hold_trial
-from kiloword.export.graph_files import copy_graph
+from kiloword.export.graph_files import copy_beside_graphs, copy_graph
 from kiloword.export.photos import Calibration
 from kiloword.export.quantize import count_convolutions, quantize_decoder, quantize_encoder
 from kiloword.export.recipes import AUTO, Purpose, Recipe, candidates
@@ -138,7 +138,7 @@ def _place(directory: Path, spec: GraphSpec) -> Path:
 def _assemble(fp32: Bundle, directory: Path, encoder: Path, decoder: Path) -> Path:
     """The fp32 bundle with other graphs in it."""
     directory.mkdir()
-    shutil.copy(fp32.tokenizer_path, directory)
+    copy_beside_graphs(fp32, directory)
     copy_graph(encoder, directory)
     copy_graph(decoder, directory)
     write_manifest(directory, _without_measurements(fp32.manifest))

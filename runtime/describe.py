@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from kiloword.runtime.bundle import Bundle
@@ -29,6 +30,10 @@ def describe_bundle(bundle: Bundle) -> str:
     ]
     if manifest.reliability is not None:
         blocks.append(_section("reliability", _facts(_reliability(manifest.reliability))))
+    if manifest.labels is not None:
+        blocks.append(_section("labels", _facts(flatten(asdict(manifest.labels)))))
+    if manifest.draft is not None:
+        blocks.append(_section("draft", _facts(flatten(asdict(manifest.draft)))))
     if manifest.quantization is not None:
         blocks.append(_section("quantization", _indented(quantization_table(manifest.quantization))))
     if manifest.provenance:

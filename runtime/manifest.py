@@ -196,6 +196,12 @@ class Manifest:
     not said."""
     format_version: int = FORMAT_VERSION
 
+    @property
+    def taught_files(self) -> tuple[str, ...]:
+        """Names of the files that labels and draft have; they hold for each precision."""
+        labels = () if self.labels is None else (self.labels.weights, self.labels.names)
+        return (*labels, *(() if self.draft is None else (self.draft.file,)))
+
 
 def can_check_drafts(decoder: GraphSpec) -> bool:
     """Whether a decoder can read guesses and forget the wrong ones.

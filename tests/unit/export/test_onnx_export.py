@@ -59,8 +59,8 @@ def test_the_decoder_has_the_names_and_axes_of_the_design(tiny_export: TinyExpor
     }
     outputs = axes_of(graph.output)
     queries = [f"cross_query.{layer}" for layer in (0, 1)]
-    assert list(outputs) == ["logits", *(f"present.{pair}" for pair in pairs), *queries]
-    assert outputs["logits"][2] == VOCAB_SIZE
+    assert list(outputs) == ["logits", *(f"present.{pair}" for pair in pairs), *queries, "sequence_logits"]
+    assert outputs["logits"][2] == outputs["sequence_logits"][3] == VOCAB_SIZE
     for pair in pairs:
         rows, heads, total, width = outputs[f"present.{pair}"]
         assert (heads, width) == (HEADS, HEAD_WIDTH)
