@@ -29,7 +29,8 @@ from kiloword.export.onnx_nodes import MOST_BYTES, Nodes, joined_opsets, prefixe
 from kiloword.export.search_graph import SearchGraph
 from kiloword.runtime.bundle import TOKENIZER_FILE, Bundle
 from kiloword.runtime.errors import ConfigError, ExportError, ParityError
-from kiloword.runtime.generation import Generated, generate
+from kiloword.runtime.generation import generate
+from kiloword.runtime.hypotheses import Generated
 from kiloword.runtime.manifest import (
     PAST_LENGTH_AXIS,
     STATE_ROLES,

@@ -9,7 +9,7 @@ from kiloword.runtime.reliability import NOT_A_PHOTO, judge
 
 if TYPE_CHECKING:
     from kiloword.runtime.bundle import Bundle
-    from kiloword.runtime.generation import Generated
+    from kiloword.runtime.hypotheses import Generated
     from kiloword.runtime.images import Photo
     from kiloword.runtime.labels import Labeller
     from kiloword.runtime.sessions import Tensors

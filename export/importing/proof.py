@@ -15,7 +15,8 @@ from kiloword.export.importing.pixels import pixel_difference, random_pictures
 from kiloword.export.importing.source import reason_of
 from kiloword.runtime.bundle import load_bundle
 from kiloword.runtime.errors import ExportError, ParityError
-from kiloword.runtime.generation import Generated, generate
+from kiloword.runtime.generation import generate
+from kiloword.runtime.hypotheses import Generated
 from kiloword.runtime.images import load_image
 from kiloword.runtime.manifest import GenerationSettings
 from kiloword.runtime.sessions import Sessions, load_sessions

@@ -22,7 +22,8 @@ from kiloword.runtime.bundle import write_manifest
 from kiloword.runtime.draft import Drafter, DraftTable
 from kiloword.runtime.draft_fitting import DRAFT_FILE, teach_draft, tokens_a_step
 from kiloword.runtime.draft_spec import DraftSpec
-from kiloword.runtime.generation import Generated, generate, generate_stream
+from kiloword.runtime.generation import generate, generate_stream
+from kiloword.runtime.hypotheses import Generated
 from kiloword.runtime.sessions import DecoderSession, Sessions, load_sessions
 from kiloword.runtime.tokenizer import Tokenizer
 from kiloword.runtime.wording import Wording, WordRules

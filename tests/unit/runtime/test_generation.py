@@ -14,7 +14,8 @@ import pytest
 from numpy.typing import NDArray
 
 from kiloword import Bundle, BundleError, ConfigError
-from kiloword.runtime.generation import Generated, generate, generate_stream, log_sum_exp, repeating_tokens
+from kiloword.runtime.generation import generate, generate_stream, log_sum_exp, repeating_tokens
+from kiloword.runtime.hypotheses import Generated
 from kiloword.runtime.manifest import GenerationSettings, TokenSpec
 from kiloword.runtime.sessions import load_sessions
 from tests.bundles import Kind, make_tiny_bundle

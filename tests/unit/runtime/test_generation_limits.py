@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kiloword.runtime.generation import Generated, generate
+from kiloword.runtime.generation import generate
+from kiloword.runtime.hypotheses import Generated
 from kiloword.runtime.images import load_image
 from kiloword.runtime.manifest import GenerationSettings, ImageSpec, TokenSpec
 
