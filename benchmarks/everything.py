@@ -36,6 +36,7 @@ PARTS: Mapping[str, Part] = {
     "this_machine": Part(quick=("--quick",)),
     "gpu": Part(("--device", "cpu", "--batch-size", "1"), ("--rounds", "6")),
     "ways": Part(quick=("--rounds", "10")),
+    "draft": Part(quick=("--count", "60")),
     "install_size": Part(),
     "counted_work": Part(),
     "cold_start": Part(quick=("--runs", "3")),

@@ -54,6 +54,7 @@ def text() -> str:
         *openvino(newest("peers")),
         *imported(newest("imported")),
         *optimum_fp32(newest("optimum_fp32")),
+        *_draft(newest("draft")),
         *_growth(newest("growth")),
         *_size(newest("install_size")),
         *_ideas(),
@@ -204,6 +205,31 @@ def _starts(result: Result | None) -> Iterator[str]:
 
 def _folders(result: Result) -> list[Result]:
     return [row for row in result["measurements"] if row["measurement"] == "folder"]
+
+
+def _draft(result: Result | None) -> Iterator[str]:
+    if result is None:
+        return
+    calls = [row for row in result["measurements"] if row["measurement"] == "read"]
+    (captions,) = (row for row in result["measurements"] if row["measurement"] == "caption")
+    yield from ("## Guessed tokens", "")
+    yield (
+        f"{captions['photos']} test photos, greedy, one thread (`python -m benchmarks.draft`): "
+        f"{captions['tokens']:g} tokens in {captions['draft_steps']:g} steps instead of "
+        f"{captions['without_steps']:g}, {captions['draft_ms']['median']:.2f} instead of "
+        f"{captions['without_ms']['median']:.2f} ms for all of them ({captions['times_as_fast']:.2f}x), "
+        f"{captions['same_captions']:.1%} the same captions, log-probabilities the same to within "
+        f"{captions['largest_logprob_difference']:g}. One call of the decoder:"
+    )
+    yield ""
+    yield from table(
+        ["tokens read", *(str(row["tokens"]) for row in calls)],
+        [
+            ["milliseconds", *(f"{row['ms']['median']:.2f}" for row in calls)],
+            ["as one", *(f"{row['times_one']:.2f}x" for row in calls)],
+        ],
+    )
+    yield ""
 
 
 def _growth(result: Result | None) -> Iterator[str]:
