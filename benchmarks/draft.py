@@ -107,7 +107,11 @@ def read_rows(sessions: Sessions, bundle: Bundle, rounds: int) -> list[dict[str,
 
     def read(count: int) -> Callable[[int], None]:
         tokens = np.tile(middle[ids], (1, 1, count))
-        return lambda _: sessions.decoder.read(tokens, middle[rows], context, state) and None
+
+        def call(_: int) -> None:
+            sessions.decoder.read(tokens, middle[rows], context, state)
+
+        return call
 
     taken = take_turns({count: read(count) for count in READ}, rounds)
     return [
