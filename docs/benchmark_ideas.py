@@ -138,9 +138,10 @@ IDEAS = (
     Idea(
         "Greedy: a table of what followed what in other captions guesses five tokens, which the decoder "
         "checks in one call",
-        "a call that reads six tokens takes 1.24 times as long as one that reads one; in captions that were "
-        "written before, guesses are right often enough for 2.2 tokens a step: 1.8x for all tokens",
-        "MEASURED",
+        "a call that reads six tokens takes 1.3 times as long as one that reads one; in captions that were "
+        "written before, guesses are right often enough for 2.2 tokens a step: 1.7x for all tokens",
+        "600 test photos: 4.6 instead of 10.5 steps, all tokens 7.4 to 4.5 ms (1.64x), the same words; "
+        "a greedy photo 21.9 to 19.4 ms. ViT-B/16 + GPT-2, guesses as often right: 405 to 314 ms (1.29x)",
         "kept: `kiloword draft`",
     ),
     Idea(
