@@ -113,7 +113,7 @@ class DraftTable:
             entries = np.load(path, allow_pickle=False)
             if entries.dtype != np.int32 or entries.ndim != 2 or entries.shape[1] < 2:
                 raise ValueError(f"{entries.dtype} {entries.shape}")
-        except (OSError, ValueError, EOFError, AttributeError) as error:
+        except Exception as error:  # numpy raises anything at a damaged header, MemoryError too
             raise BundleError("holds no draft", path=path, expected=expected, found=str(error)) from error
         following = {
             tuple(token for token in last if token != _NONE): token for *last, token in entries.tolist()

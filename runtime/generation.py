@@ -154,7 +154,7 @@ class _BeamSearch:
         self._tokens = tokens
         self._settings = settings
         self._rules = rules
-        self._drafter = drafter if settings.num_beams == 1 else None
+        self._drafter = drafter if batch_size == settings.num_beams == 1 else None
         self._banned = np.array(tokens.suppressed_token_ids, dtype=np.int64)
         self._context = decoder.context(encoded)
         self._state = decoder.initial_state(encoded, batch_size)
@@ -178,10 +178,10 @@ class _BeamSearch:
 
     def advance(self) -> None:
         """Let the decoder read once; write one more token of every hypothesis, or some that were guessed."""
-        if self._drafter is not None and len(self._running) == 1:
-            self._check(self._drafter)
-        else:
+        if self._drafter is None:
             self._extend(self._decode())
+        else:
+            self._check(self._drafter)
 
     def _check(self, drafter: Drafter) -> None:
         """Write the guesses that the only image's hypothesis would have gone on with, and one more token."""

@@ -97,14 +97,12 @@ class Labeller:
     """
 
     def __init__(self, spec: LabelSpec, directory: Path) -> None:
-        from zipfile import BadZipFile  # with all that it imports, for the few photos that need a name
-
         self._spec = spec
         path = directory / spec.weights
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 weight, scale, bias = (arrays[name] for name in ("weight", "scale", "bias"))
-        except (OSError, ValueError, KeyError, BadZipFile) as error:
+        except Exception as error:  # numpy and zipfile raise anything at a damaged file, MemoryError too
             raise BundleError(
                 "holds no labels", path=path, expected="weight, scale and bias", found=str(error)
             ) from error
